@@ -1,0 +1,137 @@
+"""Every error that Watchly raises on purpose.
+
+::
+
+    WatchlyError
+    ├── Invalid                  the input breaks rules; `faults` lists every one of them
+    │   ├── InvalidMovie
+    │   └── InvalidQuery         a parameter of a query: sort, limit, cursor …
+    ├── NotFound                 nothing is there under that name
+    │   ├── MovieNotFound
+    │   └── ImageNotFound
+    ├── VersionConflict          the movie is not at the version that the write was based on
+    ├── ImageRejected            these bytes will not become an image of the catalogue
+    │   ├── ImageTooLarge        more bytes or more pixels than allowed
+    │   ├── ImageTypeUnsupported content of a type that is not accepted
+    │   └── ImageUnreadable      content that is not the image it claims to be
+    ├── IllegalTransition        an image may not go from its state to that one
+    ├── Unavailable              a dependency did not answer; the same call may succeed later
+    └── Misconfigured            a setting or the environment is wrong; trying again will not help
+
+Adapters translate the errors of their libraries into these once, at their edge.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+
+class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One rule that an input breaks.
+
+    Exactly one of `pointer` (a JSON pointer as a URI fragment, RFC 6901 section 6, such as
+    ``#/title``) and `parameter` (the name of a query parameter) is set.
+    """
+
+    code: str
+    detail: str
+    pointer: str | None = None
+    parameter: str | None = None
+
+    def __str__(self) -> str:
+        """Name the place and the rule on one line."""
+        place = self.parameter or (self.pointer or "#").removeprefix("#/").removeprefix("#")
+        return f"{place}: {self.detail}" if place else self.detail
+
+
+class WatchlyError(Exception):
+    """The root of the tree above."""
+
+
+class Invalid(WatchlyError):
+    """The input breaks rules.
+
+    Attributes:
+        faults: every broken rule, never empty.
+    """
+
+    subject = "input"
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults: Sequence[Fault] = tuple(faults)
+        super().__init__(f"invalid {self.subject}: " + "; ".join(map(str, self.faults)))
+
+
+class InvalidMovie(Invalid):
+    """A movie that may not be written as it is."""
+
+    subject = "movie"
+
+
+class InvalidQuery(Invalid):
+    """A query that means nothing: each fault names its parameter."""
+
+    subject = "query"
+
+
+class NotFound(WatchlyError):
+    """Nothing is there under that name."""
+
+
+class MovieNotFound(NotFound):
+    """No movie has this id (any more)."""
+
+    def __init__(self, movie_id: int) -> None:
+        self.movie_id = movie_id
+        super().__init__(f"no movie has the id {movie_id}")
+
+
+class ImageNotFound(NotFound):
+    """No image is stored under this key, or the movie has none."""
+
+
+class VersionConflict(WatchlyError):
+    """The movie is at another version than the write was based on; nothing was changed."""
+
+    def __init__(self, movie_id: int, expected: int, current: int) -> None:
+        self.movie_id, self.expected, self.current = movie_id, expected, current
+        super().__init__(f"movie {movie_id} is at version {current}, not {expected}")
+
+
+class ImageRejected(WatchlyError):
+    """These bytes will not become an image of the catalogue."""
+
+
+class ImageTooLarge(ImageRejected):
+    """More bytes, or more pixels, than the catalogue or its store takes."""
+
+
+class ImageTypeUnsupported(ImageRejected):
+    """Content of a type that the catalogue does not keep."""
+
+
+class ImageUnreadable(ImageRejected):
+    """Content that is not the image it claims to be."""
+
+
+class IllegalTransition(WatchlyError):
+    """An image may not go from its present state to the one asked for."""
+
+
+class Unavailable(WatchlyError):
+    """A dependency did not answer.
+
+    Whether a write in flight took effect is not known, unless the adapter says otherwise.
+
+    Attributes:
+        dependency: "database", "image_store" …
+        retry_after: seconds after which asking again makes sense.
+    """
+
+    def __init__(self, dependency: str, detail: str, *, retry_after: int = 1) -> None:
+        self.dependency, self.retry_after = dependency, retry_after
+        super().__init__(f"{dependency}: {detail}")
+
+
+class Misconfigured(WatchlyError):
+    """A setting, or what it points to, is wrong: one line that says which and why."""
