@@ -6,6 +6,7 @@
     ├── Invalid                  the input breaks rules; `faults` lists every one of them
     │   ├── InvalidMovie
     │   └── InvalidQuery         a parameter of a query: sort, limit, cursor …
+    ├── ImportRejected           some rows of an import break rules; `report` names them
     ├── NotFound                 nothing is there under that name
     │   ├── MovieNotFound
     │   └── ImageNotFound
@@ -21,9 +22,15 @@
 Adapters translate the errors of their libraries into these once, at their edge.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from watchly_core.imports import ImportReport
 
 
 class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -72,6 +79,18 @@ class InvalidQuery(Invalid):
     """A query that means nothing: each fault names its parameter."""
 
     subject = "query"
+
+
+class ImportRejected(WatchlyError):
+    """Some rows of an import break rules, and nothing was added.
+
+    Attributes:
+        report: which rows, and why.
+    """
+
+    def __init__(self, report: ImportReport) -> None:
+        self.report = report
+        super().__init__(f"{report.rejected_total} rows break rules, so nothing was added")
 
 
 class NotFound(WatchlyError):

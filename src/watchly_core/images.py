@@ -1,0 +1,158 @@
+"""Image, the ledger's record of one, its legal states, and what an acceptable image is."""
+
+from __future__ import annotations
+
+import enum
+import re
+import secrets
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from watchly_core.errors import IllegalTransition, ImageTypeUnsupported, ImageUnreadable
+
+#: Formats that the catalogue keeps, by the media types that clients may call them.
+MEDIA_TYPES: Final[Mapping[str, str]] = {
+    "image/jpeg": "jpeg",
+    "image/jpg": "jpeg",
+    "image/png": "png",
+    "image/webp": "webp",
+    "image/gif": "gif",
+    "image/avif": "avif",
+}
+
+MAX_PIXELS: Final = 100_000_000
+
+#: How many leading bytes `sniff` needs.
+SNIFF_BYTES: Final = 32
+
+
+class Image(msgspec.Struct, frozen=True):
+    """An image of a movie, as clients see it.
+
+    `width` and `height` are in pixels, `bytes` is the size of the original; `variants` maps the name
+    of a rendering to its URL.
+    """
+
+    key: str
+    width: int
+    height: int
+    format: str
+    bytes: int
+    variants: Mapping[str, str] = {}
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """What an inspector found in the header of an image: its format and its size in pixels."""
+
+    format: str
+    width: int
+    height: int
+
+
+class ImageState(enum.Enum):
+    """Where an image is on its way; see `ImageRecord.moved` for the ways between them."""
+
+    PENDING = "pending"
+    """A key was chosen; its bytes may be on their way to the store."""
+    ATTACHED = "attached"
+    """A movie shows it."""
+    DISCARDED = "discarded"
+    """No movie shows it any more; it can come back until it is due."""
+    DELETING = "deleting"
+    """The sweeper has claimed it; the store may have lost it already, so it never comes back."""
+
+
+_TRANSITIONS: Final[Mapping[ImageState, frozenset[ImageState]]] = {
+    ImageState.PENDING: frozenset({ImageState.ATTACHED, ImageState.DISCARDED, ImageState.DELETING}),
+    ImageState.ATTACHED: frozenset({ImageState.DISCARDED}),
+    ImageState.DISCARDED: frozenset({ImageState.ATTACHED, ImageState.DISCARDED, ImageState.DELETING}),
+    ImageState.DELETING: frozenset({ImageState.DELETING}),
+}
+
+
+class ImageRecord(msgspec.Struct, frozen=True):
+    """The ledger's line on one image.
+
+    `due_at` is when the sweeper may take it (None: never, it is attached); `attempts` counts the
+    sweeper's tries.
+    """
+
+    image: Image
+    state: ImageState
+    movie_id: int
+    due_at: datetime | None
+    attempts: int = 0
+
+    def moved(self, state: ImageState, *, due_at: datetime | None, attempts: int = 0) -> ImageRecord:
+        """This record in another state.
+
+        Raises:
+            IllegalTransition: there is no way from its state to that one.
+        """
+        if state not in _TRANSITIONS[self.state]:
+            raise IllegalTransition(
+                f"image {self.image.key} is {self.state.value} and cannot become {state.value}"
+            )
+        return msgspec.structs.replace(self, state=state, due_at=due_at, attempts=attempts)
+
+
+_KEY: Final = re.compile("[0-9a-f]{32}")
+
+
+def new_key() -> str:
+    """A fresh key: 32 lower-case hexadecimal digits, safe in URLs and file names, never guessed."""
+    return secrets.token_hex(16)
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` has the form of a key; anything else names no image."""
+    return _KEY.fullmatch(text) is not None
+
+
+def sniff(head: bytes) -> str:
+    """The format of the image that starts with `head` (`SNIFF_BYTES` of it are enough).
+
+    The signatures are those of the WHATWG MIME Sniffing Standard, section 6.1, and for AVIF the
+    brands of AV1 Image File Format v1.1, section 6.
+
+    Raises:
+        ImageTypeUnsupported: it is none of the formats that the catalogue keeps.
+    """
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp"
+    if head[4:8] == b"ftyp" and any(brand in head[8:SNIFF_BYTES] for brand in (b"avif", b"avis")):
+        return "avif"
+    raise ImageTypeUnsupported("the content is not JPEG, PNG, WebP, GIF or AVIF")
+
+
+def claimed_format(media_type: str) -> str:
+    """The format that a Content-Type claims; parameters are ignored.
+
+    Raises:
+        ImageTypeUnsupported: the catalogue does not keep that type.
+    """
+    essence = media_type.partition(";")[0].strip().lower()
+    try:
+        return MEDIA_TYPES[essence]
+    except KeyError:
+        accepted = ", ".join(sorted(set(MEDIA_TYPES) - {"image/jpg"}))
+        raise ImageTypeUnsupported(f"{essence or 'no type'} is not one of {accepted}") from None
+
+
+def require_same(claimed: str, found: str) -> None:
+    """Refuse content that is another format than its sender says.
+
+    Raises:
+        ImageUnreadable: they differ.
+    """
+    if claimed != found:
+        raise ImageUnreadable(f"the content is {found}, not {claimed} as its type says")

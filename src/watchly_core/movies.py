@@ -1,0 +1,223 @@
+"""Movie, MovieDraft, MoviePatch and their invariants.
+
+A `Movie` is one struct from the database row to the JSON reply. Reading never checks it, so rows of
+older systems are served as they are. Whatever is written becomes a `MovieDraft` through `drafted` or
+`patched` first, and those check every rule, however the value was built.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final, TypeAlias
+from urllib.parse import quote
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from watchly_core.errors import Fault, InvalidMovie
+from watchly_core.images import Image
+
+MAX_TITLE: Final = 255
+MAX_DESCRIPTION: Final = 10_000
+MAX_GENRE: Final = 100
+MIN_YEAR: Final = 1870
+MAX_YEAR: Final = 2200
+#: The largest id: SERIAL is a 4-byte integer.
+MAX_ID: Final = 2_147_483_647
+
+#: Faults listed for one movie; a body of 1 MB can hold far more unknown members than anybody reads.
+MAX_FAULTS: Final = 1_000
+
+#: A movie's members as they come from JSON or a row of CSV, of any type.
+Members: TypeAlias = Mapping[str, object]
+
+
+class Movie(msgspec.Struct, frozen=True):
+    """A movie of the catalogue.
+
+    `version` is 1 when it is added and one more after each write that changes it. `image_url` without
+    `image` comes from an older system. `created_at` and `updated_at` are in UTC; None where an older
+    system left none.
+    """
+
+    id: int
+    title: str
+    description: str | None
+    release_year: int | None
+    genre: str | None
+    image_url: str | None
+    image: Image | None
+    version: int
+    created_at: datetime | None
+    updated_at: datetime | None
+
+
+class MovieDraft(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of a movie that clients write, all of them."""
+
+    title: str
+    description: str | None = None
+    release_year: int | None = None
+    genre: str | None = None
+
+
+class MoviePatch(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of a movie to change: UNSET keeps a field, None clears it (RFC 7396)."""
+
+    title: str | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
+    release_year: int | UnsetType | None = UNSET
+    genre: str | UnsetType | None = UNSET
+
+
+#: What clients write; every other field of Movie is set by the catalogue.
+CLIENT_FIELDS: Final = MovieDraft.__struct_fields__
+_SERVER_FIELDS: Final = frozenset(Movie.__struct_fields__) - frozenset(CLIENT_FIELDS)
+#: Server-set members that a movie which is not there yet has already: it has no image.
+_ABSENT_YET: Final = frozenset({"image", "image_url"})
+
+
+def drafted(source: MovieDraft | Members, current: Movie | None = None) -> MovieDraft:
+    """What a movie's client fields become when `source` is all that is said of them.
+
+    Texts come back trimmed and with LF line ends. Members that the server sets are ignored when they
+    equal those of `current`, the movie to be replaced as clients see it.
+
+    Raises:
+        InvalidMovie: listing every broken rule.
+    """
+    draft, faults = _checked(_members(source), current)
+    if faults:
+        raise InvalidMovie(faults[:MAX_FAULTS])
+    return draft
+
+
+def patched(movie: Movie, source: MoviePatch | Members) -> MovieDraft:
+    """What the client fields of `movie` become when `source` is merged into them (RFC 7396).
+
+    A patch that changes nothing gives back the fields as they are, even those of an adopted row that
+    break a rule; any other has to leave a movie that breaks none.
+
+    Raises:
+        InvalidMovie: listing every broken rule.
+    """
+    given = _members(source)
+    kept = client_fields(movie)
+    draft, faults = _checked({**msgspec.structs.asdict(kept), **given}, movie)
+    untouched = {f"#/{name}" for name in CLIENT_FIELDS if name not in given}
+    if all(fault.pointer in untouched for fault in faults) and all(
+        getattr(draft, name) == getattr(kept, name) for name in CLIENT_FIELDS if name in given
+    ):
+        return kept
+    if faults:
+        raise InvalidMovie(faults[:MAX_FAULTS])
+    return draft
+
+
+def client_fields(movie: Movie) -> MovieDraft:
+    """The fields of `movie` that clients write, unchecked."""
+    return MovieDraft(
+        title=movie.title,
+        description=movie.description,
+        release_year=movie.release_year,
+        genre=movie.genre,
+    )
+
+
+def _members(source: MovieDraft | MoviePatch | Members) -> Members:
+    if not isinstance(source, MovieDraft | MoviePatch):
+        return source
+    pairs = ((name, getattr(source, name)) for name in CLIENT_FIELDS)
+    return {name: value for name, value in pairs if value is not UNSET}
+
+
+def _checked(members: Members, current: Movie | None) -> tuple[MovieDraft, list[Fault]]:
+    """The draft that `members` make, and what is wrong with it: use it only when nothing is."""
+    faults: list[Fault] = []
+    draft = MovieDraft(
+        title=_text(members, "title", faults, shortest=1, longest=MAX_TITLE, required=True) or "",
+        description=_text(members, "description", faults, longest=MAX_DESCRIPTION, multiline=True),
+        release_year=_year(members, "release_year", faults),
+        genre=_text(members, "genre", faults, shortest=1, longest=MAX_GENRE),
+    )
+    for name in members:
+        if name in _SERVER_FIELDS:
+            if not _as_it_is(name, members[name], current):
+                faults.append(_fault(name, "read_only", "is set by the server"))
+        elif name not in CLIENT_FIELDS:
+            faults.append(_fault(name, "unknown_member", "is not a member of a movie"))
+    return draft, faults
+
+
+#: Category Cc (U+0000-1F, U+007F-9F) and surrogates, which no UTF-8 text can hold.
+_FORBIDDEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_FORBIDDEN_IN_LINES: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def _text(  # noqa: PLR0913 - the rules of a text, each by name
+    members: Members,
+    name: str,
+    faults: list[Fault],
+    *,
+    shortest: int = 0,
+    longest: int,
+    required: bool = False,
+    multiline: bool = False,
+) -> str | None:
+    value = members.get(name)
+    if value is None:
+        if required:
+            faults.append(_fault(name, "required", "is required"))
+        return None
+    if not isinstance(value, str):
+        faults.append(_fault(name, "wrong_type", "must be a string" + ("" if required else " or null")))
+        return None
+    text = value.replace("\r\n", "\n").strip()
+    if len(text) < shortest:
+        faults.append(_fault(name, "too_short", "must not be blank"))
+    if len(text) > longest:
+        faults.append(_fault(name, "too_long", f"must have at most {longest} characters"))
+    if found := (_FORBIDDEN_IN_LINES if multiline else _FORBIDDEN).search(text):
+        kind = (
+            "a lone surrogate or broken UTF-8" if "\ud800" <= found[0] <= "\udfff" else "a control character"
+        )
+        detail = f"must not hold {kind} (U+{ord(found[0]):04X} at character {found.start()})"
+        faults.append(_fault(name, "forbidden_character", detail))
+    return text
+
+
+def _year(members: Members, name: str, faults: list[Fault]) -> int | None:
+    value = members.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        faults.append(_fault(name, "wrong_type", "must be an integer or null"))
+        return None
+    if value < MIN_YEAR:
+        faults.append(_fault(name, "too_small", f"must be at least {MIN_YEAR}"))
+    elif value > MAX_YEAR:
+        faults.append(_fault(name, "too_large", f"must be at most {MAX_YEAR}"))
+    return value
+
+
+def _as_it_is(name: str, value: object, current: Movie | None) -> bool:
+    if current is None:
+        return value is None and name in _ABSENT_YET
+    # JSON tells 1 from true and 1.0, which Python's == does not.
+    return _canonical(value) == _canonical(getattr(current, name))
+
+
+def _canonical(value: object) -> bytes | None:
+    try:
+        return msgspec.json.encode(value, order="deterministic")
+    except (TypeError, ValueError):
+        return None
+
+
+def _fault(name: str, code: str, detail: str) -> Fault:
+    # A member's name is the sender's: it may be long or hold what UTF-8 cannot.
+    shown = name if len(name) <= MAX_GENRE else name[:MAX_GENRE] + "…"
+    token = shown.replace("~", "~0").replace("/", "~1")
+    return Fault(code=code, detail=detail, pointer="#/" + quote(token, safe="~", errors="replace"))
