@@ -1,0 +1,272 @@
+"""Every port in memory: transactional, fast, and proven equal to the real adapters by `testing`.
+
+Transactions run one after another, each waiting for the one before it, so a task must not begin a
+second one inside the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import IO
+
+from watchly_core.errors import ImageNotFound, MovieNotFound
+from watchly_core.events import Event
+from watchly_core.images import Image, ImageRecord, is_key
+from watchly_core.movies import Movie, MovieDraft
+from watchly_core.queries import MovieQuery, Page
+
+_CHUNK = 256 * 1024
+
+
+class MemoryDatabase:
+    """The movies, events and image records of a catalogue in memory.
+
+    Attributes:
+        queries: satisfies `ports.MovieQueries`.
+        transactions: satisfies `ports.Transactions`.
+    """
+
+    def __init__(self) -> None:
+        tables = _Tables()
+        self.queries = MemoryMovieQueries(tables)
+        self.transactions = MemoryTransactions(tables)
+
+
+class _Tables:
+    """What is committed. Values are immutable, so that readers may keep them."""
+
+    def __init__(self) -> None:
+        self.movies: dict[int, Movie] = {}
+        self.ids: list[int] = []
+        self.events: dict[int, list[Event]] = {}
+        self.images: dict[str, ImageRecord] = {}
+        self.last_id = 0
+        self.writing = asyncio.Lock()
+
+    def next_id(self) -> int:
+        # As with a sequence, the id of a movie whose transaction failed is not given out again.
+        self.last_id += 1
+        return self.last_id
+
+    def commit(self, tx: MemoryTransaction) -> None:
+        for movie_id, movie in tx.movies.changes.items():
+            if movie is not None:
+                if movie_id not in self.movies:
+                    insort(self.ids, movie_id)
+                self.movies[movie_id] = movie
+            elif self.movies.pop(movie_id, None) is not None:
+                del self.ids[bisect_left(self.ids, movie_id)]
+        for event in tx.events.appended:
+            self.events.setdefault(event.movie_id, []).append(event)
+        for key, record in tx.images.changes.items():
+            if record is not None:
+                self.images[key] = record
+            else:
+                self.images.pop(key, None)
+
+
+class MemoryMovieQueries:
+    """Satisfies `ports.MovieQueries`."""
+
+    def __init__(self, tables: _Tables) -> None:
+        self._tables = tables
+
+    async def get(self, movie_id: int) -> Movie:
+        """See the port."""
+        try:
+            return self._tables.movies[movie_id]
+        except KeyError:
+            raise MovieNotFound(movie_id) from None
+
+    async def find(self, query: MovieQuery) -> Page:
+        """See the port."""
+        ids = self._tables.ids
+        start = bisect_right(ids, query.after_id)
+        found = [self._tables.movies[movie_id] for movie_id in ids[start : start + query.limit + 1]]
+        return Page.of(found, query)
+
+    async def export(self, query: MovieQuery) -> AsyncIterator[Movie]:
+        """See the port."""
+        ids = self._tables.ids
+        for movie in [self._tables.movies[movie_id] for movie_id in ids[bisect_right(ids, query.after_id) :]]:
+            yield movie
+
+    async def history(self, movie_id: int) -> Sequence[Event]:
+        """See the port."""
+        return self._tables.events.get(movie_id, [])[::-1]
+
+
+class MemoryTransactions:
+    """Satisfies `ports.Transactions`."""
+
+    def __init__(self, tables: _Tables) -> None:
+        self._tables = tables
+
+    @asynccontextmanager
+    async def __call__(self) -> AsyncIterator[MemoryTransaction]:
+        """See the port."""
+        async with self._tables.writing:
+            tx = MemoryTransaction(self._tables)
+            yield tx
+            self._tables.commit(tx)
+
+
+class MemoryTransaction:
+    """Satisfies `ports.Transaction`: what it changes is kept apart until the commit."""
+
+    def __init__(self, tables: _Tables) -> None:
+        self.movies = MemoryMovies(tables)
+        self.events = MemoryEvents()
+        self.images = MemoryImageLedger(tables)
+
+
+class MemoryMovies:
+    """Satisfies `ports.MovieRepository`."""
+
+    def __init__(self, tables: _Tables) -> None:
+        self._tables = tables
+        self.changes: dict[int, Movie | None] = {}
+
+    async def add(self, draft: MovieDraft, at: datetime) -> Movie:
+        """See the port."""
+        movie = Movie(
+            self._tables.next_id(),
+            draft.title,
+            draft.description,
+            draft.release_year,
+            draft.genre,
+            None,
+            None,
+            1,
+            at,
+            at,
+        )
+        self.changes[movie.id] = movie
+        return movie
+
+    async def add_many(self, drafts: Sequence[MovieDraft], at: datetime) -> Sequence[Movie]:
+        """See the port."""
+        return [await self.add(draft, at) for draft in drafts]
+
+    async def get(self, movie_id: int) -> Movie:
+        """See the port."""
+        movie = (self.changes if movie_id in self.changes else self._tables.movies).get(movie_id)
+        if movie is None:
+            raise MovieNotFound(movie_id)
+        return movie
+
+    async def replace(self, movie: Movie) -> None:
+        """See the port."""
+        await self.get(movie.id)
+        self.changes[movie.id] = movie
+
+    async def remove(self, movie_id: int) -> None:
+        """See the port."""
+        await self.get(movie_id)
+        self.changes[movie_id] = None
+
+
+class MemoryEvents:
+    """Satisfies `ports.EventLog`."""
+
+    def __init__(self) -> None:
+        self.appended: list[Event] = []
+
+    async def append(self, *events: Event) -> None:
+        """See the port."""
+        self.appended.extend(events)
+
+
+class MemoryImageLedger:
+    """Satisfies `ports.ImageLedger`."""
+
+    def __init__(self, tables: _Tables) -> None:
+        self._tables = tables
+        self.changes: dict[str, ImageRecord | None] = {}
+
+    async def add(self, record: ImageRecord) -> None:
+        """See the port."""
+        self.changes[record.image.key] = record
+
+    async def get(self, key: str) -> ImageRecord:
+        """See the port."""
+        record = (self.changes if key in self.changes else self._tables.images).get(key)
+        if record is None:
+            raise ImageNotFound(f"no image has the key {key}")
+        return record
+
+    async def of_movie(self, movie_id: int) -> Sequence[ImageRecord]:
+        """See the port."""
+        return sorted(
+            (record for record in self._records() if record.movie_id == movie_id),
+            key=lambda record: record.image.key,
+        )
+
+    async def replace(self, record: ImageRecord) -> None:
+        """See the port."""
+        await self.get(record.image.key)
+        self.changes[record.image.key] = record
+
+    async def due(self, now: datetime, limit: int) -> Sequence[ImageRecord]:
+        """See the port."""
+        waiting = [
+            (record.due_at, record.image.key, record)
+            for record in self._records()
+            if record.due_at is not None and record.due_at <= now
+        ]
+        return [record for *_, record in sorted(waiting, key=lambda due: due[:2])[:limit]]
+
+    async def remove(self, key: str) -> None:
+        """See the port."""
+        self.changes[key] = None
+
+    def _records(self) -> list[ImageRecord]:
+        records = {**self._tables.images, **self.changes}
+        return [record for record in records.values() if record is not None]
+
+
+class MemoryImages:
+    """Satisfies `ports.ImageStore` and `ports.ImageFiles`."""
+
+    max_bytes: int | None = None
+
+    def __init__(self, *, base_url: str = "") -> None:
+        self._base_url = base_url
+        self._kept: dict[str, bytes] = {}
+
+    async def put(self, key: str, source: IO[bytes], image: Image) -> None:  # noqa: ARG002 - the port's
+        """See the port."""
+        if not is_key(key):
+            raise ValueError(f"{key!r} is not a key")
+        source.seek(0)
+        self._kept[key] = source.read()
+
+    async def delete(self, key: str) -> None:
+        """See the port."""
+        self._kept.pop(key, None)
+
+    async def stat(self, key: str) -> int | None:
+        """See the port."""
+        kept = self._kept.get(key)
+        return None if kept is None else len(kept)
+
+    def url(self, key: str, variant: str | None = None) -> str:
+        """See the port."""
+        return f"{self._base_url}/images/{key}" + (f"?variant={variant}" if variant else "")
+
+    @asynccontextmanager
+    async def read(self, key: str) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
+        """See the port."""
+        kept = self._kept.get(key)
+        if kept is None:
+            raise ImageNotFound(f"no image has the key {key}")
+        yield len(kept), _chunks(kept)
+
+
+async def _chunks(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), _CHUNK):
+        yield content[start : start + _CHUNK]

@@ -1,0 +1,79 @@
+"""A catalogue in PostgreSQL 14 or later, by raw SQL over psycopg."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+from watchly_adapters.postgres.events import PostgresEvents
+from watchly_adapters.postgres.images import PostgresImageLedger
+from watchly_adapters.postgres.migrate import migrate
+from watchly_adapters.postgres.movies import PostgresMovieQueries, PostgresMovies
+from watchly_adapters.postgres.pool import Connection, Pool
+
+__all__ = ["PostgresDatabase", "PostgresTransaction", "migrate"]
+
+
+class PostgresDatabase:
+    """The movies, events and image records of a catalogue in PostgreSQL.
+
+    An asynchronous context manager: it holds a pool of connections while it is entered. The schema has
+    to be there, see `migrate`.
+
+    Args:
+        url: a PostgreSQL URL or conninfo string.
+        max_size: connections at most.
+
+    Attributes:
+        queries: satisfies `ports.MovieQueries`.
+        transactions: satisfies `ports.Transactions`.
+    """
+
+    def __init__(self, url: str, *, max_size: int = 10) -> None:
+        self._pool = Pool(url, max_size=max_size)
+        self.queries = PostgresMovieQueries(self._pool)
+        self.transactions = PostgresTransactions(self._pool)
+
+    async def __aenter__(self) -> Self:
+        """Open the pool."""
+        await self._pool.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the pool."""
+        await self._pool.close()
+
+    async def ping(self) -> None:
+        """Ask the database for a sign of life.
+
+        Raises:
+            Unavailable: it gives none.
+        """
+        async with self._pool.connection() as connection:
+            await connection.execute("SELECT 1")
+
+
+class PostgresTransactions:
+    """Satisfies `ports.Transactions`."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    @asynccontextmanager
+    async def __call__(self) -> AsyncIterator[PostgresTransaction]:
+        """See the port."""
+        async with self._pool.connection() as connection, connection.transaction():
+            yield PostgresTransaction(connection)
+
+
+class PostgresTransaction:
+    """Satisfies `ports.Transaction` on any connection that is inside a transaction, a host's own as well."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.movies = PostgresMovies(connection)
+        self.events = PostgresEvents(connection)
+        self.images = PostgresImageLedger(connection)

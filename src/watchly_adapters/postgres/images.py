@@ -1,0 +1,110 @@
+"""The ledger of images in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from psycopg import AsyncCursor
+from psycopg.rows import args_row
+
+from watchly_adapters.postgres.pool import Connection
+from watchly_core.errors import ImageNotFound
+from watchly_core.images import Image, ImageRecord, ImageState
+
+_COLUMNS: Final = " key, width, height, format, bytes, state, movie_id, due_at, attempts "
+_ADD: Final = "INSERT INTO images (" + _COLUMNS + ") VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+_GET: Final = "SELECT" + _COLUMNS + "FROM images WHERE key = %s FOR UPDATE"
+_OF_MOVIE: Final = "SELECT" + _COLUMNS + 'FROM images WHERE movie_id = %s ORDER BY key COLLATE "C" FOR UPDATE'
+_DUE: Final = (
+    "SELECT"
+    + _COLUMNS
+    + 'FROM images WHERE due_at <= %s ORDER BY due_at, key COLLATE "C" LIMIT %s FOR UPDATE SKIP LOCKED'
+)
+_REPLACE: Final = """
+    UPDATE images
+    SET width = %s, height = %s, format = %s, bytes = %s,
+        state = %s, movie_id = %s, due_at = %s, attempts = %s
+    WHERE key = %s
+"""
+_REMOVE: Final = "DELETE FROM images WHERE key = %s"
+
+
+def _record(  # noqa: PLR0913, PLR0917 - a row
+    key: str,
+    width: int,
+    height: int,
+    image_format: str,
+    size: int,
+    state: str,
+    movie_id: int,
+    due_at: datetime | None,
+    attempts: int,
+) -> ImageRecord:
+    return ImageRecord(
+        Image(key, width, height, image_format, size),
+        ImageState(state),
+        movie_id,
+        None if due_at is None else due_at.astimezone(UTC),
+        attempts,
+    )
+
+
+class PostgresImageLedger:
+    """Satisfies `ports.ImageLedger` on a connection that is inside a transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def _cursor(self) -> AsyncCursor[ImageRecord]:
+        return self._connection.cursor(binary=True, row_factory=args_row(_record))
+
+    async def add(self, record: ImageRecord) -> None:
+        """See the port."""
+        await self._connection.execute(_ADD, (record.image.key, *_values(record)))
+
+    async def get(self, key: str) -> ImageRecord:
+        """See the port."""
+        async with self._cursor() as cursor:
+            await cursor.execute(_GET, (key,))
+            record = await cursor.fetchone()
+        if record is None:
+            raise ImageNotFound(f"no image has the key {key}")
+        return record
+
+    async def of_movie(self, movie_id: int) -> Sequence[ImageRecord]:
+        """See the port."""
+        async with self._cursor() as cursor:
+            await cursor.execute(_OF_MOVIE, (movie_id,))
+            return await cursor.fetchall()
+
+    async def replace(self, record: ImageRecord) -> None:
+        """See the port."""
+        cursor = await self._connection.execute(_REPLACE, (*_values(record), record.image.key))
+        if not cursor.rowcount:
+            raise ImageNotFound(f"no image has the key {record.image.key}")
+
+    async def due(self, now: datetime, limit: int) -> Sequence[ImageRecord]:
+        """See the port."""
+        async with self._cursor() as cursor:
+            await cursor.execute(_DUE, (now, limit))
+            return await cursor.fetchall()
+
+    async def remove(self, key: str) -> None:
+        """See the port."""
+        await self._connection.execute(_REMOVE, (key,))
+
+
+def _values(record: ImageRecord) -> tuple[int, int, str, int, str, int, datetime | None, int]:
+    image = record.image
+    return (
+        image.width,
+        image.height,
+        image.format,
+        image.bytes,
+        record.state.value,
+        record.movie_id,
+        record.due_at,
+        record.attempts,
+    )

