@@ -11,7 +11,8 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import IO
+from types import TracebackType
+from typing import IO, Self
 
 from watchly_core.errors import ImageNotFound, MovieNotFound
 from watchly_core.events import Event
@@ -25,6 +26,8 @@ _CHUNK = 256 * 1024
 class MemoryDatabase:
     """The movies, events and image records of a catalogue in memory.
 
+    Entering it does nothing; it is there so that this class can stand where a real database does.
+
     Attributes:
         queries: satisfies `ports.MovieQueries`.
         transactions: satisfies `ports.Transactions`.
@@ -34,6 +37,18 @@ class MemoryDatabase:
         tables = _Tables()
         self.queries = MemoryMovieQueries(tables)
         self.transactions = MemoryTransactions(tables)
+
+    async def __aenter__(self) -> Self:
+        """Do nothing."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Do nothing: what it holds stays."""
+
+    async def ping(self) -> None:
+        """Memory is always there."""
 
 
 class _Tables:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 from urllib.parse import quote
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from watchly_core.errors import Fault, InvalidMovie
 from watchly_core.images import Image
@@ -34,6 +34,14 @@ MAX_FAULTS: Final = 1_000
 Members: TypeAlias = Mapping[str, object]
 
 
+# What schemas say of the fields; `drafted` and `patched` are what checks them.
+Moment: TypeAlias = Annotated[datetime, Meta(tz=True)]
+_Title: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_TITLE, examples=["Heat"])]
+_Description: TypeAlias = Annotated[str, Meta(max_length=MAX_DESCRIPTION)]
+_Year: TypeAlias = Annotated[int, Meta(ge=MIN_YEAR, le=MAX_YEAR, examples=[1995])]
+_Genre: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_GENRE, examples=["Crime"])]
+
+
 class Movie(msgspec.Struct, frozen=True):
     """A movie of the catalogue.
 
@@ -50,26 +58,26 @@ class Movie(msgspec.Struct, frozen=True):
     image_url: str | None
     image: Image | None
     version: int
-    created_at: datetime | None
-    updated_at: datetime | None
+    created_at: Moment | None
+    updated_at: Moment | None
 
 
 class MovieDraft(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of a movie that clients write, all of them."""
 
-    title: str
-    description: str | None = None
-    release_year: int | None = None
-    genre: str | None = None
+    title: _Title
+    description: _Description | None = None
+    release_year: _Year | None = None
+    genre: _Genre | None = None
 
 
 class MoviePatch(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of a movie to change: UNSET keeps a field, None clears it (RFC 7396)."""
 
-    title: str | UnsetType = UNSET
-    description: str | UnsetType | None = UNSET
-    release_year: int | UnsetType | None = UNSET
-    genre: str | UnsetType | None = UNSET
+    title: _Title | UnsetType = UNSET
+    description: _Description | UnsetType | None = UNSET
+    release_year: _Year | UnsetType | None = UNSET
+    genre: _Genre | UnsetType | None = UNSET
 
 
 #: What clients write; every other field of Movie is set by the catalogue.

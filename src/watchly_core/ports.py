@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import IO, Protocol, TypeAlias
+from typing import IO, Protocol, TypeAlias, runtime_checkable
 
 from watchly_core.events import Event
 from watchly_core.images import Image, ImageRecord, Measured
@@ -190,6 +190,7 @@ class ImageStore(Protocol):
         ...
 
 
+@runtime_checkable
 class ImageFiles(Protocol):
     """Reading images back: the side of a store whose images this service serves itself."""
 

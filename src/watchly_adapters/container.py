@@ -1,0 +1,102 @@
+"""The composition root: which adapter plays which role, by the settings.
+
+The only module that knows dependency-injector. `override` a provider to put something else in its place.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from dependency_injector import containers, providers
+
+from watchly_adapters.settings import MEMORY, Settings
+from watchly_core import Catalogue, Gallery
+from watchly_core.errors import Misconfigured
+from watchly_core.ports import ImageInspector, ImageStore, MovieQueries, Transactions
+
+
+class Database(AbstractAsyncContextManager["Database"], Protocol):
+    """What a database adapter offers; it is entered while the application runs."""
+
+    @property
+    def queries(self) -> MovieQueries:
+        """The read side."""
+        ...
+
+    @property
+    def transactions(self) -> Transactions:
+        """The write side."""
+        ...
+
+    async def ping(self) -> None:
+        """Ask for a sign of life.
+
+        Raises:
+            Unavailable: there is none.
+        """
+        ...
+
+
+def make_database(settings: Settings) -> Database:
+    """The database that DATABASE_URL names; a program that runs the embedded one puts its URL there."""
+    if settings.in_memory:
+        from watchly_adapters.memory import MemoryDatabase  # noqa: PLC0415 - only what is used is loaded
+
+        return MemoryDatabase()
+    if settings.database_url is None:
+        raise Misconfigured("DATABASE_URL is not set, and nobody started the embedded database")
+    from watchly_adapters.postgres import PostgresDatabase  # noqa: PLC0415 - only what is used is loaded
+
+    return PostgresDatabase(settings.database_url)
+
+
+def make_images(settings: Settings) -> ImageStore:
+    """The image store that IMAGE_STORE_URL or the CLOUDINARY_ variables name, else files below the home."""
+    url = settings.image_store_url or (MEMORY if settings.in_memory else None)
+    if url == MEMORY:
+        from watchly_adapters.memory import MemoryImages  # noqa: PLC0415 - only what is used is loaded
+
+        return MemoryImages(base_url=settings.public_url)
+    if url is not None and url.startswith("cloudinary:"):
+        from watchly_adapters.cloudinary import CloudinaryImages  # noqa: PLC0415 - only what is used is loaded
+
+        return CloudinaryImages.from_url(url)
+    from watchly_adapters.filesystem import FilesystemImages  # noqa: PLC0415 - only what is used is loaded
+
+    directory = settings.home / "images" if url is None else Path(unquote(urlsplit(url).path))
+    return FilesystemImages(directory, base_url=settings.public_url)
+
+
+def make_inspector() -> ImageInspector:
+    """Pillow looks into images."""
+    from watchly_adapters.pillow import PillowInspector  # noqa: PLC0415 - only what is used is loaded
+
+    return PillowInspector()
+
+
+class Container(containers.DeclarativeContainer):
+    """Every part of a running Watchly, made once, when it is first asked for."""
+
+    settings = providers.Dependency(instance_of=Settings)
+    database = providers.Singleton(make_database, settings)
+    images = providers.Singleton(make_images, settings)
+    inspector = providers.Singleton(make_inspector)
+    catalogue = providers.Singleton(
+        Catalogue,
+        database.provided.queries,
+        database.provided.transactions,
+        images=images,
+        image_grace=settings.provided.image_grace,
+    )
+    gallery = providers.Singleton(
+        Gallery,
+        database.provided.queries,
+        database.provided.transactions,
+        images,
+        inspector,
+        max_bytes=settings.provided.max_image_bytes,
+        grace=settings.provided.image_grace,
+    )

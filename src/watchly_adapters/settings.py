@@ -1,0 +1,258 @@
+"""Settings: one struct, read from the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, Literal, TypeVar
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from watchly_core.catalogue import IMAGE_GRACE
+from watchly_core.errors import Misconfigured
+from watchly_core.gallery import MAX_IMAGE_BYTES
+
+T = TypeVar("T")
+
+#: What `DATABASE_URL` says to have the fakes.
+MEMORY: Final = "memory:"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the environment says, checked; each field is the variable of its name in lower case.
+
+    `database_url` and `image_store_url` are None where the embedded ones are meant; `home` is
+    WATCHLY_HOME.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 5000
+    workers: int = 1
+    public_url: str = ""
+    environment: Literal["development", "production"] = "development"
+    home: Path
+    database_url: str | None = None
+    image_store_url: str | None = None
+    secret_key: str | None = None
+    cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    max_json_bytes: int = 1_000_000
+    max_image_bytes: int = MAX_IMAGE_BYTES
+    max_page_limit: int = 200
+    drain_timeout: timedelta = timedelta(seconds=10)
+    image_grace: timedelta = IMAGE_GRACE
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __repr__(self) -> str:
+        """Without what nobody should read in a log."""
+        return "Settings(…)"
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the fakes are asked for."""
+        return self.database_url == MEMORY
+
+
+def load_settings(dotenv: Path = Path(".env")) -> Settings:
+    """The settings of this process: a `.env` file, under the real environment.
+
+    Raises:
+        Misconfigured: a variable has a bad value.
+    """
+    from dotenv import dotenv_values  # noqa: PLC0415 - only programs need it, embedders do not
+
+    values = dotenv_values(dotenv) if dotenv.is_file() else {}
+    return read_settings({**{name: value or "" for name, value in values.items()}, **os.environ})
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """The settings that `environment` gives; an empty variable counts as unset.
+
+    Raises:
+        Misconfigured: a variable has a bad value.
+    """
+    given = _Variables(environment)
+    name = given.get("ENVIRONMENT", _one_of("development", "production"), "development", "production")
+    production = name == "production"
+    return Settings(
+        host=given.get("HOST", _text, "127.0.0.1", "0.0.0.0"),  # noqa: S104 - an example
+        port=given.get("PORT", _integer(0, 65_535), 5000, "8080"),
+        workers=given.get("WORKERS", _integer(1, 512), _cores(), "2"),
+        public_url=given.get("PUBLIC_URL", _web_address, "", "https://movies.example"),
+        environment="production" if production else "development",
+        home=given.get("WATCHLY_HOME", _path, None, "/srv/watchly") or _default_home(),
+        database_url=given.get(
+            "DATABASE_URL", _database_url, None, "postgresql://user:password@localhost/watchly"
+        ),
+        image_store_url=_image_store_url(given),
+        secret_key=given.get("SECRET_KEY", _secret, None, "the output of: openssl rand -hex 32"),
+        cors_origins=given.get("CORS_ORIGINS", _origins, (), "https://app.example,http://localhost:3000"),
+        allowed_hosts=given.get("ALLOWED_HOSTS", _list, (), "movies.example,www.movies.example"),
+        max_json_bytes=given.get("MAX_JSON_BYTES", _size, 1_000_000, "1 MB"),
+        max_image_bytes=given.get("MAX_IMAGE_BYTES", _size, MAX_IMAGE_BYTES, "500 MB"),
+        max_page_limit=given.get("MAX_PAGE_LIMIT", _integer(1, 10_000), 200, "200"),
+        drain_timeout=given.get("DRAIN_TIMEOUT", _duration, timedelta(seconds=10), "10 s"),
+        image_grace=given.get("IMAGE_GRACE", _duration, IMAGE_GRACE, "30 days"),
+        log_format="json"
+        if given.get("LOG_FORMAT", _one_of("console", "json"), "json" if production else "console", "json")
+        == "json"
+        else "console",
+        log_level=msgspec.convert(
+            given.get("LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info", "warning"),
+            Literal["debug", "info", "warning", "error"],
+        ),
+    )
+
+
+class _Variables:
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def get(self, name: str, parse: Callable[[str], T], default: T, example: str) -> T:
+        text = self._environment.get(name, "").strip()
+        if not text:
+            return default
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise Misconfigured(f"{name} {error}; an example: {name}={example}") from None
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _path(text: str) -> Path | None:
+    return Path(text).expanduser().absolute()
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part for part in (part.strip() for part in text.split(",")) if part)
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return text.lower()
+
+    return parse
+
+
+def _integer(smallest: int, largest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and smallest <= int(text[:10]) <= largest):
+            raise ValueError(f"must be an integer from {smallest} to {largest}")
+        return int(text)
+
+    return parse
+
+
+_QUANTITY: Final = re.compile(r"(\d{1,15}) ?([a-z]*)", re.IGNORECASE | re.ASCII)
+_BYTES: Final = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+_SECONDS: Final = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "day": 86_400, "days": 86_400}
+
+
+def _quantity(text: str, units: Mapping[str, int], kind: str) -> int:
+    found = _QUANTITY.fullmatch(text)
+    if found is None or found[2].lower() not in units:
+        raise ValueError(f"must be {kind}: a whole number with one of {', '.join(filter(None, units))}")
+    return int(found[1]) * units[found[2].lower()]
+
+
+def _size(text: str) -> int:
+    size = _quantity(text, _BYTES, "a size")
+    if not size:
+        raise ValueError("must be more than 0")
+    return size
+
+
+def _duration(text: str) -> timedelta:
+    seconds = _quantity(text, _SECONDS, "a duration")
+    if seconds > 100 * 366 * 86_400:
+        raise ValueError("must be at most a hundred years")
+    return timedelta(seconds=seconds)
+
+
+def _web_address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("must be an http or https URL")
+    return text.rstrip("/")
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = _list(text)
+    for origin in origins:
+        parts = urlsplit(origin)
+        bare = f"{parts.scheme}://{parts.netloc}"
+        if origin != "*" and (parts.scheme not in {"http", "https"} or not parts.hostname or origin != bare):
+            raise ValueError("must be a comma list of origins (scheme and host, no path)")
+    return origins
+
+
+def _database_url(text: str) -> str | None:
+    if text != MEMORY and not text.startswith(("postgresql://", "postgres://")):
+        raise ValueError(f"must be a postgresql:// URL or {MEMORY}")
+    return text
+
+
+def _secret(text: str) -> str | None:
+    if len(text) < 32:  # noqa: PLR2004 - 128 bits as hexadecimal digits
+        raise ValueError("must have at least 32 characters")
+    return text
+
+
+def _store_url(text: str) -> str | None:
+    if text != MEMORY and urlsplit(text).scheme not in {"file", "cloudinary"}:
+        raise ValueError(f"must be a file:// or cloudinary:// URL or {MEMORY}")
+    return text
+
+
+def _cloudinary_url(text: str) -> str | None:
+    parts = urlsplit(text)
+    if parts.scheme != "cloudinary" or not (parts.username and parts.password and parts.hostname):
+        raise ValueError("must be cloudinary://key:secret@cloud")
+    return text
+
+
+def _image_store_url(given: _Variables) -> str | None:
+    url = given.get("IMAGE_STORE_URL", _store_url, None, "file:///srv/images")
+    url = url or given.get("CLOUDINARY_URL", _cloudinary_url, None, "cloudinary://key:secret@cloud")
+    if url is not None:
+        return url
+    names = ("CLOUDINARY_API_KEY", "CLOUDINARY_API_SECRET", "CLOUDINARY_CLOUD_NAME")
+    parts = [given.get(name, _text, "", "") for name in names]
+    if not any(parts):
+        return None
+    for name, part in zip(names, parts, strict=True):
+        if not part:
+            raise Misconfigured(f"{name} is missing, while other CLOUDINARY_ variables are set")
+    key, secret, cloud = (quote(part, safe="") for part in parts)
+    return _cloudinary_url(f"cloudinary://{key}:{secret}@{cloud}")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _default_home() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/watchly")
+    from platformdirs import user_data_path  # noqa: PLC0415 - only programs need it, embedders do not
+
+    return user_data_path("watchly")

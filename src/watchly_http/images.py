@@ -1,0 +1,123 @@
+"""The routes of images."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+from litestar import Controller, Response, delete, get, put
+from litestar.response import Stream
+
+from watchly_core import Movie
+from watchly_core.errors import ImageNotFound
+from watchly_core.images import MEDIA_TYPES, is_key, sniff
+from watchly_http.conditional import expected_version, matches
+from watchly_http.movies import ANONYMOUS, movie_reply
+from watchly_http.openapi import IF_MATCH, MOVIE_ID, PURGE, Operation, Parameter, Reply
+from watchly_http.parts import Catalogue, Gallery, ImageFiles
+from watchly_http.requests import Request, flag, media_type, parameters, read_id, stream
+
+
+class MovieImageController(Controller):
+    """The image of a movie."""
+
+    path = "/api/movies/{movie_id:str}/image"
+
+    @put(
+        "/",
+        opt=Operation(
+            "putMovieImage",
+            "Set the image of a movie",
+            tag="Images",
+            parameters=(MOVIE_ID, IF_MATCH),
+            body=dict.fromkeys(sorted(set(MEDIA_TYPES) - {"image/jpg"}), bytes),
+            replies={200: Reply("The movie with its image.", Movie, headers=("ETag",))},
+            problems=(
+                "malformed_request",
+                "not_found",
+                "image_conflict",
+                "version_conflict",
+                "too_large",
+                "unsupported_media_type",
+                "image_unreadable",
+            ),
+        ).opt(),
+    )
+    async def attach(
+        self, request: Request, movie_id: str, catalogue: Catalogue, gallery: Gallery
+    ) -> Response[bytes]:
+        """Send the image as the body, its type as the Content-Type."""
+        number = read_id(movie_id)
+        version = await expected_version(request, number, catalogue)
+        shown = await gallery.attach(
+            number, stream(request), media_type(request), version=version, actor=ANONYMOUS
+        )
+        return movie_reply(shown)
+
+    @delete(
+        "/",
+        opt=Operation(
+            "deleteMovieImage",
+            "Remove the image of a movie",
+            tag="Images",
+            parameters=(MOVIE_ID, PURGE, IF_MATCH),
+            replies={204: Reply("The movie has no image any more.")},
+            problems=("malformed_request", "invalid_parameter", "not_found", "version_conflict"),
+        ).opt(),
+    )
+    async def detach(self, request: Request, movie_id: str, catalogue: Catalogue, gallery: Gallery) -> None:
+        """Take the image from the movie; `purge` does so without grace."""
+        purge = flag(parameters(request, ("purge",)), "purge")
+        number = read_id(movie_id)
+        version = await expected_version(request, number, catalogue)
+        await gallery.detach(number, version=version, purge=purge, actor=ANONYMOUS)
+
+
+class ImageFileController(Controller):
+    """Image files, where the store leaves serving them to this service."""
+
+    path = "/images"
+
+    @get(
+        "/{key:str}",
+        opt=Operation(
+            "getImage",
+            "Load an image",
+            tag="Images",
+            parameters=(
+                Parameter("key", "The image's key.", str, "0123456789abcdef0123456789abcdef", place="path"),
+            ),
+            replies={200: Reply("The image.", bytes, headers=("ETag",)), 304: Reply("It is unchanged.")},
+            problems=("not_found",),
+        ).opt(),
+    )
+    async def load(self, request: Request, key: str, files: ImageFiles) -> Response[bytes] | Stream:
+        """Load an image as it was uploaded."""
+        headers = {
+            # A key names the same bytes for ever.
+            "ETag": f'"{key}"',
+            "Cache-Control": "public, max-age=31536000, immutable",
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": "default-src 'none'; sandbox",
+        }
+        if not is_key(key):
+            raise ImageNotFound("no image has this key")
+        stack = AsyncExitStack()
+        size, chunks = await stack.enter_async_context(files.read(key))
+        if matches(request, headers["ETag"]):
+            await stack.aclose()
+            return Response(b"", status_code=304, headers=headers)
+        first = await anext(chunks, b"")
+        body = _body(stack, first, chunks)
+        await anext(body)
+        return Stream(
+            body, media_type=f"image/{sniff(first)}", headers={**headers, "Content-Length": str(size)}
+        )
+
+
+async def _body(opened: AsyncExitStack, first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async with opened:
+        yield b""  # once begun, the generator closes the file however it ends
+        yield first
+        async for chunk in rest:
+            yield chunk

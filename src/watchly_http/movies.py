@@ -1,0 +1,186 @@
+"""The routes of movies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+from litestar import Controller, MediaType, Response, delete, get, patch, post, put
+
+from watchly_core import Cursor, Movie, MovieDraft, MovieQuery, Page
+from watchly_core.errors import Fault, InvalidMovie
+from watchly_core.movies import Members, MoviePatch
+from watchly_core.queries import DEFAULT_LIMIT
+from watchly_http.conditional import etag, expected_version, matches
+from watchly_http.openapi import IF_MATCH, IF_NONE_MATCH, MOVIE_ID, PURGE, Operation, Parameter, Reply
+from watchly_http.parts import Catalogue, Settings
+from watchly_http.requests import Request, flag, parameters, read_id, read_json, whole_number
+
+#: Who acts while nobody signs in.
+ANONYMOUS = "anonymous"
+
+_MERGE_PATCH = ("application/merge-patch+json", "application/json")
+
+_encode = msgspec.json.Encoder().encode
+
+_ONE_MOVIE = Reply("The movie.", Movie, headers=("ETag",))
+_WRITE_PROBLEMS = (
+    "malformed_request",
+    "malformed_json",
+    "not_found",
+    "version_conflict",
+    "too_large",
+    "unsupported_media_type",
+    "validation",
+)
+
+
+def movie_reply(
+    movie: Movie, *, status_code: int = 200, headers: Mapping[str, str] | None = None
+) -> Response[bytes]:
+    """A reply that holds one movie, with its entity tag."""
+    return Response(
+        _encode(movie),
+        status_code=status_code,
+        media_type=MediaType.JSON,
+        headers={"ETag": etag(movie), **(headers or {})},
+    )
+
+
+class MovieController(Controller):
+    """Movies, one by one and in pages."""
+
+    path = "/api/movies"
+
+    @post(
+        "/",
+        opt=Operation(
+            "addMovie",
+            "Add a movie",
+            body={"application/json": MovieDraft},
+            replies={201: Reply("The movie as it was added.", Movie, headers=("ETag", "Location"))},
+            problems=(
+                "malformed_request",
+                "malformed_json",
+                "too_large",
+                "unsupported_media_type",
+                "validation",
+            ),
+        ).opt(),
+    )
+    async def add(self, request: Request, catalogue: Catalogue, settings: Settings) -> Response[bytes]:
+        """Add a movie."""
+        value = await read_json(request, settings.max_json_bytes)
+        movie = await catalogue.add(_members(value), actor=ANONYMOUS)
+        return movie_reply(movie, status_code=201, headers={"Location": f"/api/movies/{movie.id}"})
+
+    @get(
+        "/",
+        opt=Operation(
+            "listMovies",
+            "List movies",
+            parameters=(
+                Parameter("limit", "How many movies to list at most.", int, 20),
+                Parameter("cursor", "Where to go on: `next_cursor` of the page before.", str),
+            ),
+            replies={200: Reply("A page of movies; `next_cursor` is null on the last one.", Page)},
+            problems=("invalid_parameter",),
+        ).opt(),
+    )
+    async def find(self, request: Request, catalogue: Catalogue, settings: Settings) -> Response[bytes]:
+        """List movies."""
+        given = parameters(request, ("limit", "cursor"))
+        limit = whole_number(
+            given, "limit", min(DEFAULT_LIMIT, settings.max_page_limit), settings.max_page_limit
+        )
+        cursor = Cursor.decode(given["cursor"]) if "cursor" in given else None
+        page = await catalogue.find(MovieQuery(limit=limit, cursor=cursor))
+        return Response(_encode(page), media_type=MediaType.JSON)
+
+    @get(
+        "/{movie_id:str}",
+        opt=Operation(
+            "getMovie",
+            "Get a movie",
+            parameters=(MOVIE_ID, IF_NONE_MATCH),
+            replies={200: _ONE_MOVIE, 304: Reply("The movie is still at that version.", headers=("ETag",))},
+            problems=("not_found",),
+        ).opt(),
+    )
+    async def get(self, request: Request, movie_id: str, catalogue: Catalogue) -> Response[bytes]:
+        """Get a movie."""
+        found = await catalogue.get(read_id(movie_id))
+        if matches(request, etag(found)):
+            return Response(b"", status_code=304, headers={"ETag": etag(found)})
+        return movie_reply(found)
+
+    @put(
+        "/{movie_id:str}",
+        opt=Operation(
+            "replaceMovie",
+            "Replace a movie",
+            parameters=(MOVIE_ID, IF_MATCH),
+            body={"application/json": MovieDraft},
+            replies={200: _ONE_MOVIE},
+            problems=_WRITE_PROBLEMS,
+        ).opt(),
+    )
+    async def replace(
+        self, request: Request, movie_id: str, catalogue: Catalogue, settings: Settings
+    ) -> Response[bytes]:
+        """Replace all fields of a movie; those left out become null."""
+        value = await read_json(request, settings.max_json_bytes)
+        number = read_id(movie_id)
+        version = await expected_version(request, number, catalogue)
+        members = await _members_for(number, value, catalogue)
+        return movie_reply(await catalogue.replace(number, members, version=version, actor=ANONYMOUS))
+
+    @patch(
+        "/{movie_id:str}",
+        opt=Operation(
+            "reviseMovie",
+            "Revise a movie",
+            parameters=(MOVIE_ID, IF_MATCH),
+            body=dict.fromkeys(_MERGE_PATCH, MoviePatch),
+            replies={200: _ONE_MOVIE},
+            problems=_WRITE_PROBLEMS,
+        ).opt(),
+    )
+    async def revise(
+        self, request: Request, movie_id: str, catalogue: Catalogue, settings: Settings
+    ) -> Response[bytes]:
+        """Change the fields that are given (RFC 7396): null clears one, absent keeps it."""
+        value = await read_json(request, settings.max_json_bytes, _MERGE_PATCH)
+        number = read_id(movie_id)
+        version = await expected_version(request, number, catalogue)
+        members = await _members_for(number, value, catalogue)
+        return movie_reply(await catalogue.revise(number, members, version=version, actor=ANONYMOUS))
+
+    @delete(
+        "/{movie_id:str}",
+        opt=Operation(
+            "removeMovie",
+            "Remove a movie",
+            parameters=(MOVIE_ID, PURGE, IF_MATCH),
+            replies={204: Reply("The movie is gone.")},
+            problems=("malformed_request", "invalid_parameter", "not_found", "version_conflict"),
+        ).opt(),
+    )
+    async def remove(self, request: Request, movie_id: str, catalogue: Catalogue) -> None:
+        """Remove a movie; `purge` also removes its images without grace."""
+        purge = flag(parameters(request, ("purge",)), "purge")
+        number = read_id(movie_id)
+        version = await expected_version(request, number, catalogue)
+        await catalogue.remove(number, version=version, purge=purge, actor=ANONYMOUS)
+
+
+def _members(value: object) -> Members:
+    if not isinstance(value, dict):
+        raise InvalidMovie([Fault("wrong_type", "must be a JSON object", pointer="#")])
+    return value
+
+
+async def _members_for(number: int, value: object, catalogue: Catalogue) -> Members:
+    if not isinstance(value, dict):
+        await catalogue.get(number)  # a movie that is not there is said first
+    return _members(value)

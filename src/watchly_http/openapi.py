@@ -1,0 +1,200 @@
+"""The OpenAPI document, made from what each route says of itself.
+
+Handlers read and write bytes, so that decoding is as strict as the contract; what those bytes hold is
+said by an `Operation` beside the route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
+from inspect import cleandoc
+from typing import Final, TypeAlias
+
+import msgspec
+from litestar.routes import BaseRoute, HTTPRoute
+
+from watchly_core.movies import MAX_ID
+
+Json: TypeAlias = dict[str, object]
+Type: TypeAlias = type[object] | None
+
+_HEADERS: Final[Mapping[str, tuple[str, str]]] = {
+    "ETag": ('The version of the movie, such as "v3", or the key of an image.', '"v3"'),
+    "Location": ("Where the new movie is.", "/api/movies/7"),
+    "X-Request-ID": ("The id under which the request is logged.", "6f1c0a9e5b7d4e53a2c1d0f4b8a97e31"),
+    "Retry-After": ("Seconds after which to try again.", "1"),
+    "Allow": ("The methods of this address.", "GET, HEAD, POST"),
+}
+_KEY: Final = "operation"
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """A parameter of an operation."""
+
+    name: str
+    description: str
+    type: type[object]
+    example: str | int | bool | None = None
+    place: str = "query"
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A reply that is no problem; `type` is None for one without a body."""
+
+    description: str
+    type: Type = None
+    media_type: str = "application/json"
+    headers: tuple[str, ...] = ()
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """What a route says of itself: `problems` are the codes of `problems.KINDS` that it can end with."""
+
+    id: str
+    summary: str
+    replies: Mapping[int, Reply]
+    tag: str = "Movies"
+    parameters: tuple[Parameter, ...] = ()
+    body: Mapping[str, type[object]] = {}
+    problems: tuple[str, ...] = ()
+
+    def opt(self) -> Json:
+        """This operation as the `opt` of a handler."""
+        return {_KEY: self}
+
+
+MOVIE_ID: Final = Parameter(
+    "movie_id", f"The movie's id: a plain decimal from 1 to {MAX_ID}.", int, 7, place="path"
+)
+PURGE: Final = Parameter("purge", "Whether the images go without a grace period.", bool, example=False)
+IF_MATCH: Final = Parameter(
+    "If-Match", "Write only if the movie is at this version still.", str, '"v3"', place="header"
+)
+IF_NONE_MATCH: Final = Parameter(
+    "If-None-Match", "Answer 304 if the movie is at this version still.", str, '"v3"', place="header"
+)
+
+
+def document(
+    routes: Iterable[BaseRoute], problem: type[object], statuses: Mapping[str, int], version: str
+) -> Json:
+    """The OpenAPI 3.1 document of `routes`; `statuses` are those of the problems by their codes."""
+    found = [
+        (route.path_format, method.lower(), operation, cleandoc(handler.fn.__doc__ or ""))
+        for route in routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        if isinstance(operation := handler.opt.get(_KEY), Operation)
+        for method in sorted(handler.http_methods)
+    ]
+    schemas = _Schemas([problem, *(kind for _, _, operation, _ in found for kind in _types(operation))])
+    paths: dict[str, dict[str, Json]] = {}
+    for path, method, operation, description in sorted(found, key=lambda item: item[:2]):
+        paths.setdefault(path, {})[method] = _operation(operation, description, schemas, problem, statuses)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Watchly",
+            "version": version,
+            "summary": "A movie catalogue.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": name} for name in sorted({operation.tag for _, _, operation, _ in found})],
+        "paths": paths,
+        "components": {"schemas": schemas.components},
+    }
+
+
+class _Schemas:
+    def __init__(self, kinds: Iterable[type[object]]) -> None:
+        unique = tuple(dict.fromkeys(kinds))
+        refs, components = msgspec.json.schema_components(unique, ref_template="#/components/schemas/{name}")
+        self._refs = dict(zip(unique, refs, strict=True))
+        self.components: dict[str, Json] = {}
+        for name, schema in components.items():
+            self.components[name] = schema
+            if isinstance(text := schema.get("description"), str):
+                schema["description"] = cleandoc(text)
+
+    def __getitem__(self, kind: type[object]) -> Json:
+        # Raw bytes need no schema (OpenAPI 3.1, section 4.8.14.3).
+        return {} if kind is bytes else self._refs[kind]
+
+
+def _types(operation: Operation) -> Iterator[type[object]]:
+    yield from (reply.type for reply in operation.replies.values() if reply.type)
+    yield from operation.body.values()
+    yield from (parameter.type for parameter in operation.parameters)
+
+
+def _operation(
+    operation: Operation,
+    description: str,
+    schemas: _Schemas,
+    problem: type[object],
+    statuses: Mapping[str, int],
+) -> Json:
+    described: Json = {
+        "operationId": operation.id,
+        "summary": operation.summary,
+        "description": description,
+        "tags": [operation.tag],
+        "responses": {
+            **{str(status): _reply(reply, schemas) for status, reply in operation.replies.items()},
+            **_problems((*operation.problems, "internal", "unavailable"), schemas[problem], statuses),
+        },
+    }
+    if operation.parameters:
+        described["parameters"] = [_parameter(parameter, schemas) for parameter in operation.parameters]
+    if operation.body:
+        content = {media: {"schema": schemas[kind]} for media, kind in operation.body.items()}
+        described["requestBody"] = {"required": True, "content": content}
+    return described
+
+
+def _parameter(parameter: Parameter, schemas: _Schemas) -> Json:
+    described: Json = {
+        "name": parameter.name,
+        "in": parameter.place,
+        "required": parameter.place == "path",
+        "description": parameter.description,
+        "schema": schemas[parameter.type],
+    }
+    if parameter.example is not None:
+        described["example"] = parameter.example
+    return described
+
+
+def _reply(reply: Reply, schemas: _Schemas) -> Json:
+    described: Json = {
+        "description": reply.description,
+        "headers": {name: _header(name) for name in (*reply.headers, "X-Request-ID")},
+    }
+    if reply.type is not None:
+        media = "image/*" if reply.type is bytes else reply.media_type
+        described["content"] = {media: {"schema": schemas[reply.type]}}
+    return described
+
+
+def _problems(codes: Iterable[str], schema: Json, statuses: Mapping[str, int]) -> Json:
+    by_status: dict[int, list[str]] = {}
+    for code in codes:
+        by_status.setdefault(statuses[code], []).append(code)
+    return {
+        str(status): {
+            "description": f"{HTTPStatus(status).phrase}: {', '.join(sorted(names))}.",
+            "headers": {
+                name: _header(name)
+                for name in ("X-Request-ID", *(("Retry-After",) if "unavailable" in names else ()))
+            },
+            "content": {"application/problem+json": {"schema": schema}},
+        }
+        for status, names in sorted(by_status.items())
+    }
+
+
+def _header(name: str) -> Json:
+    description, example = _HEADERS[name]
+    return {"description": description, "schema": {"type": "string"}, "example": example}

@@ -1,0 +1,200 @@
+"""The one map from errors to the problems that clients get (RFC 9457)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+import structlog
+from litestar import Response
+from litestar.exceptions import HTTPException
+
+from watchly_core.errors import (
+    Fault,
+    IllegalTransition,
+    ImageNotFound,
+    ImageTooLarge,
+    ImageTypeUnsupported,
+    ImageUnreadable,
+    ImportRejected,
+    Invalid,
+    InvalidMovie,
+    InvalidQuery,
+    Misconfigured,
+    NotFound,
+    Unavailable,
+    VersionConflict,
+)
+from watchly_http.requests import (
+    BodyTooLarge,
+    ClientGone,
+    MalformedJSON,
+    MalformedRequest,
+    Request,
+    UnsupportedMediaType,
+    allowed_methods,
+    path_of,
+    request_id_of,
+)
+
+_log = structlog.stdlib.get_logger("watchly.problems")
+
+
+class Problem(msgspec.Struct, omit_defaults=True):
+    """The body of every 4xx and 5xx reply."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    errors: tuple[Fault, ...] = ()
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """What a code means."""
+
+    code: str
+    status: int
+    title: str
+    explanation: str
+
+
+KINDS: Final[Mapping[str, Kind]] = {
+    kind.code: kind
+    for kind in (
+        Kind(
+            "malformed_request",
+            400,
+            "Malformed request",
+            "The request cannot be read as HTTP of this service.",
+        ),
+        Kind("malformed_json", 400, "Malformed JSON", "The body is not JSON in UTF-8 (RFC 8259)."),
+        Kind(
+            "invalid_parameter",
+            400,
+            "Invalid parameter",
+            "A query parameter is unknown, repeated or out of range; `errors` names each of them.",
+        ),
+        Kind("not_found", 404, "Not found", "Nothing is at this address, or not any more."),
+        Kind("method_not_allowed", 405, "Method not allowed", "`Allow` lists the methods of this address."),
+        Kind("image_conflict", 409, "Image conflict", "The image is being removed and cannot be used."),
+        Kind(
+            "version_conflict",
+            412,
+            "Version conflict",
+            "The movie is not at the version that `If-Match` names; nothing was changed.",
+        ),
+        Kind("too_large", 413, "Too large", "The body is larger than this service or its image store takes."),
+        Kind(
+            "unsupported_media_type",
+            415,
+            "Unsupported media type",
+            "The Content-Type, or what the content really is, is not accepted here.",
+        ),
+        Kind("validation", 422, "Invalid movie", "The movie breaks rules; `errors` lists every one of them."),
+        Kind(
+            "image_unreadable", 422, "Unreadable image", "The content is not the image that it claims to be."
+        ),
+        Kind(
+            "internal", 500, "Internal error", "A fault of this service; its log tells more by `request_id`."
+        ),
+        Kind(
+            "unavailable",
+            503,
+            "Unavailable",
+            "Something this service depends on does not answer. `Retry-After` says when to try again.",
+        ),
+    )
+}
+
+_BY_ERROR: Final[Mapping[type[Exception], str]] = {
+    InvalidMovie: "validation",
+    InvalidQuery: "invalid_parameter",
+    ImportRejected: "validation",
+    NotFound: "not_found",
+    ImageNotFound: "not_found",
+    VersionConflict: "version_conflict",
+    IllegalTransition: "image_conflict",
+    ImageTooLarge: "too_large",
+    BodyTooLarge: "too_large",
+    ImageTypeUnsupported: "unsupported_media_type",
+    UnsupportedMediaType: "unsupported_media_type",
+    ImageUnreadable: "image_unreadable",
+    MalformedJSON: "malformed_json",
+    MalformedRequest: "malformed_request",
+    ClientGone: "malformed_request",
+    Unavailable: "unavailable",
+    Misconfigured: "unavailable",
+}
+
+#: What Litestar itself raises, by status; its texts are not shown.
+_BY_STATUS: Final[Mapping[int, tuple[str, str]]] = {
+    400: ("malformed_request", "The request cannot be read."),
+    404: ("not_found", "Nothing is at this address."),
+    405: ("method_not_allowed", "This address does not take this method."),
+    413: ("too_large", "The body is too large."),
+}
+
+_encode = msgspec.json.Encoder().encode
+
+
+def reply_to_error(request: Request, error: Exception) -> Response[bytes]:
+    """The problem that `error` is to the client of `request`; what is our own fault is logged."""
+    headers: dict[str, str] = {}
+    code, detail = _explain(error)
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(error.retry_after)
+        _log.warning(
+            "unavailable",
+            dependency=error.dependency,
+            reason=str(error),
+            request_id=request_id_of(request.scope),
+        )
+    if code == "internal":
+        _log.error("unhandled error", exc_info=error, request_id=request_id_of(request.scope))
+    if code == "method_not_allowed":
+        headers["Allow"] = ", ".join(allowed_methods(request.scope))
+    kind = KINDS[code]
+    faults = tuple(error.faults) if isinstance(error, Invalid) else ()
+    return problem(request, kind, detail, faults, headers)
+
+
+def problem(
+    request: Request,
+    kind: Kind,
+    detail: str,
+    faults: tuple[Fault, ...] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response[bytes]:
+    """The reply that tells `kind` to the client of `request`."""
+    body = Problem(
+        type=f"/problems/{kind.code}",
+        title=kind.title,
+        status=kind.status,
+        detail=detail,
+        instance=path_of(request.scope),
+        code=kind.code,
+        request_id=request_id_of(request.scope),
+        errors=faults,
+    )
+    return Response(
+        _encode(body),
+        status_code=kind.status,
+        media_type="application/problem+json",
+        headers=dict(headers or {}),
+    )
+
+
+def _explain(error: Exception) -> tuple[str, str]:
+    for ancestor in type(error).__mro__:
+        if code := _BY_ERROR.get(ancestor):
+            if code == "unavailable":
+                return code, "A part that this service depends on does not answer."
+            return code, str(error)
+    if isinstance(error, HTTPException) and error.status_code in _BY_STATUS:
+        return _BY_STATUS[error.status_code]
+    return "internal", "Something went wrong here; it has been logged."
