@@ -43,12 +43,12 @@ class Database(AbstractAsyncContextManager["Database"], Protocol):
 def make_database(settings: Settings) -> Database:
     """The database that DATABASE_URL names; a program that runs the embedded one puts its URL there."""
     if settings.in_memory:
-        from watchly_adapters.memory import MemoryDatabase  # noqa: PLC0415 - only what is used is loaded
+        from watchly_adapters.memory import MemoryDatabase
 
         return MemoryDatabase()
     if settings.database_url is None:
         raise Misconfigured("DATABASE_URL is not set, and nobody started the embedded database")
-    from watchly_adapters.postgres import PostgresDatabase  # noqa: PLC0415 - only what is used is loaded
+    from watchly_adapters.postgres import PostgresDatabase
 
     return PostgresDatabase(settings.database_url)
 
@@ -57,14 +57,14 @@ def make_images(settings: Settings) -> ImageStore:
     """The image store that IMAGE_STORE_URL or the CLOUDINARY_ variables name, else files below the home."""
     url = settings.image_store_url or (MEMORY if settings.in_memory else None)
     if url == MEMORY:
-        from watchly_adapters.memory import MemoryImages  # noqa: PLC0415 - only what is used is loaded
+        from watchly_adapters.memory import MemoryImages
 
         return MemoryImages(base_url=settings.public_url)
     if url is not None and url.startswith("cloudinary:"):
-        from watchly_adapters.cloudinary import CloudinaryImages  # noqa: PLC0415 - only what is used is loaded
+        from watchly_adapters.cloudinary import CloudinaryImages
 
         return CloudinaryImages.from_url(url)
-    from watchly_adapters.filesystem import FilesystemImages  # noqa: PLC0415 - only what is used is loaded
+    from watchly_adapters.filesystem import FilesystemImages
 
     directory = settings.home / "images" if url is None else Path(unquote(urlsplit(url).path))
     return FilesystemImages(directory, base_url=settings.public_url)
@@ -72,7 +72,7 @@ def make_images(settings: Settings) -> ImageStore:
 
 def make_inspector() -> ImageInspector:
     """Pillow looks into images."""
-    from watchly_adapters.pillow import PillowInspector  # noqa: PLC0415 - only what is used is loaded
+    from watchly_adapters.pillow import PillowInspector
 
     return PillowInspector()
 

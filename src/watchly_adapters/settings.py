@@ -64,7 +64,7 @@ def load_settings(dotenv: Path = Path(".env")) -> Settings:
     Raises:
         Misconfigured: a variable has a bad value.
     """
-    from dotenv import dotenv_values  # noqa: PLC0415 - only programs need it, embedders do not
+    from dotenv import dotenv_values
 
     values = dotenv_values(dotenv) if dotenv.is_file() else {}
     return read_settings({**{name: value or "" for name, value in values.items()}, **os.environ})
@@ -253,6 +253,6 @@ def _cores() -> int:
 def _default_home() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/watchly")
-    from platformdirs import user_data_path  # noqa: PLC0415 - only programs need it, embedders do not
+    from platformdirs import user_data_path
 
     return user_data_path("watchly")

@@ -90,7 +90,7 @@ class ImportRejected(WatchlyError):
 
     def __init__(self, report: ImportReport) -> None:
         self.report = report
-        super().__init__(f"{report.rejected_total} rows break rules, so nothing was added")
+        super().__init__(f"nothing was added: rows that break rules: {report.rejected_total}")
 
 
 class NotFound(WatchlyError):

@@ -12,6 +12,7 @@ import pytest
 
 from watchly_core.errors import ImageNotFound, MovieNotFound
 from watchly_core.events import (
+    Event,
     ImageAttached,
     ImageDetached,
     MovieAdded,
@@ -87,7 +88,9 @@ class MovieStoreContract(_StoreContract):
             BARE,
             MovieDraft(title="M", description="", genre="g"),
             MovieDraft(title="𝕬" * 255, description="é\n\tǆ🎬" * 2_000, release_year=1870, genre="ß" * 100),
-            MovieDraft(title="'; DROP TABLE movies; --", description="%s %(x)s \\ \\N {} \"", release_year=2200),
+            MovieDraft(
+                title="'; DROP TABLE movies; --", description='%s %(x)s \\ \\N {} "', release_year=2200
+            ),
         ],
     )
     async def test_what_is_stored_comes_back_to_the_letter(self, store: Store, draft: MovieDraft) -> None:
@@ -300,9 +303,9 @@ class EventLogContract(_StoreContract):
                 MovieAdded(first.id, 1, NOON, "system", first), MovieAdded(other.id, 1, NOON, "system", other)
             )
         image = Image(new_key(), 3, 4, "png", 5, {"card": "https://images.example/card"})
-        second = msgspec.structs.replace(first, description="\u2028 é 🎬 \\ \"", version=2, created_at=None)
+        second = msgspec.structs.replace(first, description='\u2028 é 🎬 \\ "', version=2, created_at=None)
         third = msgspec.structs.replace(second, image=image, image_url="/images/x", version=3)
-        events = [
+        events: list[Event] = [
             MovieRevised(first.id, 2, LATER, "user:7", second),
             ImageAttached(first.id, 3, LATER, "système", third),
             ImageDetached(first.id, 4, LATER, "key:9", msgspec.structs.replace(second, version=4)),

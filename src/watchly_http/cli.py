@@ -1,0 +1,379 @@
+"""The command line: ``watchly …``.
+
+Data goes to stdout, talk to stderr. Modules are loaded by the command that needs them, so that help
+comes at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Never
+
+import click
+
+from watchly_core.errors import (
+    Fault,
+    ImportRejected,
+    Invalid,
+    Misconfigured,
+    Unavailable,
+    WatchlyError,
+)
+
+if TYPE_CHECKING:
+    from watchly_adapters.settings import Settings
+    from watchly_core.imports import Rejection, Row
+
+#: Rejected rows that a terminal is shown.
+_SHOWN = 20
+#: How the shell says that a process ended by a signal: 128 and its number.
+_SIGNALLED = 128
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="watchly")
+def cli() -> None:
+    """Watchly keeps a movie catalogue.
+
+    Settings come from the environment and a file .env. With none at all, a private PostgreSQL and
+    image files are kept below WATCHLY_HOME.
+
+    \b
+    Examples:
+      watchly serve
+      watchly import --sample
+      watchly export --format csv > movies.csv
+    """
+
+
+@cli.command()
+@click.option("--host", help="Address to listen at (HOST).")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen at (PORT); 0 takes a free one.")
+@click.option("--workers", type=click.IntRange(1, 512), help="Processes that answer requests (WORKERS).")
+def serve(host: str | None, port: int | None, workers: int | None) -> None:
+    """Serve the REST API until it is told to stop.
+
+    \b
+    Examples:
+      watchly serve
+      watchly serve --port 8080 --workers 4
+      DATABASE_URL=memory: watchly serve
+    """
+    import msgspec
+
+    from watchly_http import logs
+    from watchly_http.running import serving
+
+    settings = _settings()
+    settings = msgspec.structs.replace(
+        settings,
+        host=host or settings.host,
+        port=settings.port if port is None else port,
+        # The fakes live in the memory of one process.
+        workers=1 if settings.in_memory else workers or settings.workers,
+    )
+    logs.configure(settings)
+    with ExitStack() as stack:
+        sys.exit(_run(serving(settings, stack)))
+
+
+def _run(settings: Settings) -> int:
+    from litestar import Litestar
+
+    from watchly_adapters.container import Container
+    from watchly_http.app import create_app
+    from watchly_http.server import serve as serve_workers
+
+    def load_app() -> Litestar:
+        return create_app(Container(settings=settings))
+
+    return serve_workers(
+        load_app,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        drain_timeout=settings.drain_timeout.total_seconds(),
+        notice=1.0 if settings.environment == "production" else 0.0,
+        on_listening=lambda url: _say(f"Watchly answers at {url} (documentation: {url}/docs)"),
+    )
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database's schema up to date; `serve` does so as well.
+
+    \b
+    Example:
+      DATABASE_URL=postgresql://user:password@localhost/movies watchly migrate
+    """
+    from watchly_http.running import running_database
+
+    settings = _settings()
+    _refuse_memory(settings)
+    with running_database(settings) as (_, applied):
+        for name in applied:
+            _say(f"applied {name}")
+        if not applied:
+            _say("the schema is up to date")
+
+
+@cli.command(name="import")
+@click.argument(
+    "file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path), required=False
+)
+@click.option("--sample", is_flag=True, help="Import the bundled sample of films.")
+@click.option(
+    "--format", "form", type=click.Choice(["csv", "ndjson"]), help="What FILE is; else its name says."
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["abort", "skip"]),
+    default="abort",
+    show_default=True,
+    help="Add nothing when a row breaks a rule, or leave such rows out.",
+)
+@click.option("--dry-run", is_flag=True, help="Check the rows and add nothing.")
+@click.option(
+    "--rejects",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write every rejected row's line and faults to this file, as NDJSON.",
+)
+@click.option("--ignore-unknown", is_flag=True, help="Pass over columns that are none of a movie's.")
+def import_(  # noqa: PLR0913, PLR0917 - options
+    file: Path | None,
+    sample: bool,
+    form: str | None,
+    on_error: str,
+    dry_run: bool,
+    rejects: Path | None,
+    ignore_unknown: bool,
+) -> None:
+    """Add the movies of FILE (CSV with a header row, or NDJSON; - is stdin) in one transaction.
+
+    Columns are title, description, release_year and genre, in any order.
+
+    \b
+    Examples:
+      watchly import movies.csv
+      watchly import --dry-run --rejects bad.ndjson movies.csv
+      watchly import --on-error skip --format ndjson - < movies.ndjson
+    """
+    from watchly_http.running import running_database
+
+    if (file is None) is not sample:
+        raise click.UsageError("name a FILE or --sample, and not both")
+    path = Path(__file__).with_name("sample.csv") if file is None else file
+    form = form or _form_of(path)
+    settings = _settings()
+    _refuse_memory(settings)
+    with ExitStack() as stack:
+        prepared, _ = stack.enter_context(running_database(settings))
+        rows = stack.enter_context(_rows(path, form, ignore_unknown=ignore_unknown))
+        rejected_to = stack.enter_context(rejects.open("wb")) if rejects else None
+        asyncio.run(_import(prepared, rows, rejected_to, skip=on_error == "skip", dry_run=dry_run))
+
+
+async def _import(
+    settings: Settings, rows: Iterable[Row], rejects: IO[bytes] | None, *, skip: bool, dry_run: bool
+) -> None:
+    import msgspec
+
+    from watchly_http.running import entered
+
+    shown = 0
+
+    def tell(rejection: Rejection) -> None:
+        nonlocal shown
+        if rejects:
+            rejects.write(msgspec.json.encode(rejection) + b"\n")
+        if shown < _SHOWN:
+            _say(f"line {rejection.line}: {_list(rejection.errors)}")
+        elif shown == _SHOWN and not rejects:
+            _say("… and more; --rejects FILE writes them all")
+        shown += 1
+
+    async with entered(settings) as container:
+        report = await container.catalogue().add_many(
+            _each(rows), skip_invalid=skip, dry_run=dry_run, on_rejected=tell
+        )
+    verb = "would be added" if dry_run else "added"
+    _say(f"movies {verb}: {report.added}, rows rejected: {report.rejected_total}")
+
+
+@cli.command()
+@click.option(
+    "--format", "form", type=click.Choice(["csv", "ndjson"]), help="What to write; else --output's name says."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write to this file, which appears when it is complete.",
+)
+def export(form: str | None, output: Path | None) -> None:
+    """Write every movie as NDJSON or CSV, in the form that `import` reads.
+
+    \b
+    Examples:
+      watchly export > movies.ndjson
+      watchly export -o movies.csv
+    """
+    from watchly_http.running import running_database
+
+    form = form or (_form_of(output) if output else "ndjson")
+    settings = _settings()
+    _refuse_memory(settings)
+    with running_database(settings) as (prepared, _):
+        if output is None:
+            asyncio.run(_export(prepared, form, sys.stdout.buffer))
+            return
+        partial = output.with_name(f".{output.name}.{os.getpid()}.part")
+        try:
+            with partial.open("wb") as file:
+                asyncio.run(_export(prepared, form, file))
+            partial.replace(output)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+async def _export(settings: Settings, form: str, out: IO[bytes]) -> None:
+    from watchly_core.exports import write_csv, write_ndjson
+    from watchly_http.running import entered
+
+    write = write_csv if form == "csv" else write_ndjson
+    async with entered(settings) as container:
+        async for line in write(container.catalogue().export()):
+            out.write(line)
+    out.flush()
+
+
+@cli.command()
+def sweep() -> None:
+    """Delete the images that are due from their store: discarded ones and uploads that were given up.
+
+    \b
+    Example:
+      watchly sweep
+    """
+    from watchly_http.running import running_database
+
+    settings = _settings()
+    _refuse_memory(settings)
+    with running_database(settings) as (prepared, _):
+        asyncio.run(_sweep(prepared))
+
+
+async def _sweep(settings: Settings) -> None:
+    from watchly_http.running import entered
+
+    async with entered(settings) as container:
+        report = await container.gallery().sweep()
+    _say(f"images deleted: {report.deleted}, to be tried again: {report.failed}")
+    if report.failed:
+        raise Unavailable("image_store", f"{report.failed} images could not be deleted")
+
+
+@cli.command()
+def doctor() -> None:
+    """Show what is configured, and whether each part answers.
+
+    \b
+    Example:
+      watchly doctor
+    """
+    from watchly_http.doctor import examine
+
+    if not examine(_settings()):
+        sys.exit(1)
+
+
+def main() -> Never:
+    """Run the command line; an error of ours is one line on stderr and exit code 1."""
+    # An exception, so that what was started is stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(_SIGNALLED + number))
+    try:
+        cli(standalone_mode=True)
+    except ImportRejected as rejected:
+        _say(f"watchly: {rejected}")
+    except Invalid as invalid:
+        _say(f"watchly: {_list(invalid.faults)}")
+    except WatchlyError as error:
+        _say(f"watchly: {error}")
+    except BrokenPipeError:
+        # The reader of stdout has left; Python would complain about it once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_SIGNALLED + signal.SIGPIPE)
+    except OSError as error:
+        _say(f"watchly: {error.filename or 'input or output'}: {error.strerror}")
+    sys.exit(1)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _list(faults: Iterable[Fault]) -> str:
+    return "; ".join(map(str, faults))
+
+
+def _settings() -> Settings:
+    from watchly_adapters.settings import load_settings
+
+    return load_settings()
+
+
+def _refuse_memory(settings: Settings) -> None:
+    if settings.in_memory:
+        raise Misconfigured("DATABASE_URL=memory: keeps nothing between commands; name another database")
+
+
+def _form_of(path: Path) -> str:
+    forms = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
+    try:
+        return forms[path.suffix.lower()]
+    except KeyError:
+        raise click.UsageError(f"say --format csv or --format ndjson: the name {path} does not") from None
+
+
+@contextmanager
+def _rows(path: Path, form: str, *, ignore_unknown: bool) -> Iterator[Iterable[Row]]:
+    """The rows of a file, with a progress bar on a terminal."""
+    from watchly_core.imports import read_csv, read_ndjson
+
+    with click.open_file(str(path), "rb") as file, _progress(path, file) as lines:
+        if form == "ndjson":
+            yield read_ndjson(lines, ignore_unknown=ignore_unknown)
+        else:
+            # Bytes that are not UTF-8 become a fault of their row.
+            texts = (line.decode("utf-8", "surrogateescape") for line in lines)
+            yield read_csv(texts, ignore_unknown=ignore_unknown)
+
+
+@contextmanager
+def _progress(path: Path, file: IO[bytes]) -> Iterator[Iterable[bytes]]:
+    if not sys.stderr.isatty() or str(path) == "-":
+        yield file
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(path.name, total=path.stat().st_size)
+
+        def counted() -> Iterator[bytes]:
+            for line in file:
+                progress.advance(task, len(line))
+                yield line
+
+        yield counted()
+
+
+async def _each(rows: Iterable[Row]) -> AsyncIterator[Row]:
+    for row in rows:
+        yield row

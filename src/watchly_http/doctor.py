@@ -1,0 +1,96 @@
+"""`watchly doctor`: what is configured, and whether each part answers."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable
+from importlib.metadata import version
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from watchly_adapters.container import make_images
+from watchly_adapters.postgres.pool import address, connect
+from watchly_adapters.settings import Settings
+from watchly_core.errors import WatchlyError
+from watchly_core.images import Image, new_key
+from watchly_http.running import running_database
+
+
+def examine(settings: Settings) -> bool:
+    """Print a table of the parts to stdout; whether every one of them answers."""
+    table = Table(title=f"Watchly {version('watchly')}", title_justify="left")
+    for heading in ("part", "configured as", "answer"):
+        table.add_column(heading, overflow="fold")
+    parts: tuple[tuple[str, str, Callable[[Settings], str]], ...] = (
+        ("database", _database(settings), _ask_database),
+        ("images", _images(settings), _ask_images),
+    )
+    healthy = True
+    for part, configured, ask in parts:
+        try:
+            answer = ask(settings)
+        except (WatchlyError, OSError) as error:
+            healthy = False
+            answer = f"FAILS: {error}"
+        table.add_row(part, escape(configured), escape(answer))
+    secret = "SECRET_KEY" if settings.secret_key else "made at the first start of an embedded home"
+    table.add_row("secret", secret, "")
+    table.add_row("address", f"http://{settings.host}:{settings.port}", f"{settings.workers} workers")
+    table.add_row("origins", ", ".join(settings.cors_origins) or "none", "")
+    Console().print(table)
+    return healthy
+
+
+def _database(settings: Settings) -> str:
+    if settings.in_memory:
+        return "in memory"
+    if settings.database_url is None:
+        return f"embedded PostgreSQL in {settings.home}"
+    return f"PostgreSQL at {address(settings.database_url)}"
+
+
+def _images(settings: Settings) -> str:
+    if settings.image_store_url is None:
+        return "in memory" if settings.in_memory else f"files in {settings.home / 'images'}"
+    scheme, _, rest = settings.image_store_url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def _ask_database(settings: Settings) -> str:
+    if settings.in_memory:
+        return "answers"
+    with running_database(settings) as (running, applied):
+        found = asyncio.run(_server_version(str(running.database_url)))
+    return f"answers: PostgreSQL {found}" + (f", applied {', '.join(applied)}" if applied else "")
+
+
+async def _server_version(url: str) -> str:
+    async with await connect(url) as connection:
+        cursor = await connection.execute("SHOW server_version")
+        row = await cursor.fetchone()
+    return str(row[0]) if row else "of an unknown version"
+
+
+def _ask_images(settings: Settings) -> str:
+    asyncio.run(_store_and_delete(settings))
+    return "stores and deletes"
+
+
+async def _store_and_delete(settings: Settings) -> None:
+    store = make_images(msgspec.structs.replace(settings, public_url=""))
+    image = Image(new_key(), 1, 1, "gif", len(_DOT))
+    try:
+        await store.put(image.key, io.BytesIO(_DOT), image)
+    finally:
+        await store.delete(image.key)
+
+
+#: The smallest GIF that decoders take: one transparent dot.
+_DOT = (
+    b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x01\x00\x00\x00\x00"
+    b",\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;"
+)

@@ -1,0 +1,210 @@
+"""The part of a stop that happens inside a worker.
+
+The supervisor writes the phase of the service on a board that all its processes share, then wakes the
+workers with SIGTERM. A signal means only "look at the board": one that reaches a worker from elsewhere
+(Ctrl-C goes to the whole foreground group, systemd signals every process) changes nothing.
+"""
+
+import asyncio
+import contextlib
+import enum
+import functools
+import mmap
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
+    from litestar.types.asgi_types import LifeSpanReceiveMessage, LifeSpanSendMessage
+
+    AnyScope = Scope | LifeSpanScope
+    AnyReceive = Receive | LifeSpanReceive
+    AnySend = Send | LifeSpanSend
+
+CUT_AGAIN = 1.0
+"""Seconds that a cancelled request gets to clean up before it is cancelled once more."""
+KILL_AFTER = 5.0
+"""Seconds after the cut at which a worker that is still there is killed."""
+STOPPING = (
+    b'{"type":"/problems/unavailable","title":"Service unavailable","status":503,'
+    b'"detail":"The service is stopping.","code":"unavailable"}'
+)
+
+
+class Phase(enum.IntEnum):
+    """How far the stop of the service has come; it only ever rises."""
+
+    RUNNING = 0
+    DRAINING = 1
+    LEAVING = 2
+    CUTTING = 3
+
+
+_board = mmap.mmap(-1, 1)  # anonymous and shared: a fork sees what the other side writes
+_waiting: set[asyncio.Future[None]] = set()
+
+
+def phase() -> Phase:
+    """Return the phase that the service is in."""
+    return Phase(_board[0])
+
+
+def mark(reached: Phase) -> None:
+    """Write a phase on the board, for every process of the service."""
+    _board[0] = reached
+
+
+def draining() -> bool:
+    """Tell whether the service is about to stop: readiness then says 503 and streams end."""
+    return _board[0] != Phase.RUNNING
+
+
+async def until_draining() -> None:
+    """Return once the service is about to stop, for streams that wait for something else too."""
+    if draining():
+        return
+    waiter = asyncio.get_running_loop().create_future()
+    _waiting.add(waiter)
+    try:
+        await waiter
+    finally:
+        _waiting.discard(waiter)
+
+
+class Application(Protocol):
+    """An ASGI application with a lifespan, as Litestar types it."""
+
+    async def __call__(self, scope: "AnyScope", receive: "AnyReceive", send: "AnySend") -> None:
+        """Answer one request, or run the lifespan."""
+
+
+class Drained:
+    """An ASGI application that leaves when the board says so, its lifespan shutdown included.
+
+    Args:
+        app: what answers the requests.
+        report: told None once the startup is complete, or the error that ended it.
+        leash: the reading end of a pipe whose other end lives exactly as long as the supervisor.
+        drain_timeout: seconds for running requests when the supervisor died and cannot cut them.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        report: Callable[[BaseException | None], None],
+        leash: int,
+        drain_timeout: float,
+    ) -> None:
+        self._app, self._report, self._leash, self._drain_timeout = app, report, leash, drain_timeout
+        self._running: set[asyncio.Task[object] | None] = set()
+        self._inbox: asyncio.Queue[LifeSpanReceiveMessage] = asyncio.Queue()
+        self._lifespan: asyncio.Task[object] | None = None
+        self._started = self._leaving = self._cutting = self._forced = False
+
+    async def __call__(self, scope: "AnyScope", receive: "AnyReceive", send: "AnySend") -> None:
+        """Answer a request, or run the lifespan of the worker."""
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)  # type: ignore[arg-type]  # the scope says which they are
+            return
+        task = asyncio.current_task()
+        self._running.add(task)
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._cutting:
+                raise
+            await _refuse(send)  # type: ignore[arg-type]  # the scope says which it is
+        finally:
+            self._running.discard(task)
+
+    async def _live(self, scope: "LifeSpanScope", receive: "LifeSpanReceive", send: "LifeSpanSend") -> None:
+        self._lifespan = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        # granian leaves on either signal. Its handler for SIGINT stays registered with the loop, out of
+        # reach of the outside, for _look to call; the one for SIGTERM is replaced.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        loop.add_signal_handler(signal.SIGTERM, self._look)
+        threading.Thread(target=self._hold_leash, args=(loop,), daemon=True).start()
+        pump = asyncio.create_task(self._pump(receive))
+
+        problem: BaseException = RuntimeError("the application ended before its startup was complete")
+
+        async def tell(message: "LifeSpanSendMessage") -> None:
+            nonlocal problem
+            if message["type"] == "lifespan.startup.failed":
+                problem = RuntimeError(message["message"])  # what the application raises next says more
+                return
+            self._started = True
+            await send(message)
+            if message["type"] == "lifespan.startup.complete":
+                self._report(None)
+                self._look()
+
+        try:
+            self._look()  # a signal that came before the handler was in place is lost
+            await self._app(scope, self._inbox.get, tell)
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the worker has to go on to its end
+            problem = error
+            if self._started:
+                sys.stderr.write(f"watchly: the shutdown of a worker failed: {error!r}\n")
+        finally:
+            pump.cancel()
+        if not self._started:
+            self._report(problem)
+            await send({"type": "lifespan.startup.failed", "message": ""})
+        elif self._forced:
+            sys.stderr.flush()
+            os._exit(0)  # granian still waits for a connection; nothing else is left to do
+
+    async def _pump(self, receive: "LifeSpanReceive") -> None:
+        while True:
+            self._inbox.put_nowait(await receive())
+
+    def _look(self) -> None:
+        reached = phase()
+        if reached >= Phase.DRAINING:
+            for waiter in _waiting:
+                if not waiter.done():
+                    waiter.set_result(None)
+        if reached >= Phase.LEAVING and not self._started and self._lifespan is not None:
+            self._lifespan.cancel()
+        elif reached >= Phase.LEAVING and not self._leaving:
+            self._leaving = True
+            # The loop hears of a signal through its wakeup descriptor, so what Python does with it is moot.
+            signal.signal(signal.SIGINT, lambda *_: None)
+            signal.raise_signal(signal.SIGINT)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if reached >= Phase.CUTTING and self._started and not self._cutting:
+            self._cutting = True
+            self._cut()
+
+    def _cut(self, *, again: bool = False) -> None:
+        if again and not self._running:
+            self._forced = True
+            self._inbox.put_nowait({"type": "lifespan.shutdown"})
+            return
+        for task in self._running:
+            if task is not None:
+                task.cancel()
+        asyncio.get_running_loop().call_later(CUT_AGAIN, functools.partial(self._cut, again=True))
+
+    def _hold_leash(self, loop: asyncio.AbstractEventLoop) -> None:
+        os.read(self._leash, 1)  # nobody writes: it returns when the supervisor is gone
+        for reached, pause in ((Phase.LEAVING, self._drain_timeout), (Phase.CUTTING, KILL_AFTER)):
+            mark(max(reached, phase()))
+            with contextlib.suppress(RuntimeError):  # the loop closed: the worker is at its end
+                loop.call_soon_threadsafe(self._look)
+            time.sleep(pause)
+        os._exit(1)
+
+
+async def _refuse(send: "Send") -> None:
+    headers = [(b"content-type", b"application/problem+json"), (b"retry-after", b"1")]
+    with contextlib.suppress(Exception):  # the answer had begun: all that is left is to break it off
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body", "body": STOPPING, "more_body": False})

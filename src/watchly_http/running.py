@@ -1,0 +1,57 @@
+"""What commands run on: a database that is there and migrated, and the parts over it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+
+import msgspec
+
+from watchly_adapters.container import Container
+from watchly_adapters.postgres import migrate
+from watchly_adapters.settings import Settings
+from watchly_core.errors import Misconfigured
+
+
+@contextmanager
+def running_database(settings: Settings) -> Iterator[tuple[Settings, list[str]]]:
+    """Settings that name a database which runs and is migrated, and the migrations that took.
+
+    The embedded database is started for the block, or joined where it runs already.
+    """
+    with ExitStack() as stack:
+        if settings.database_url is None:
+            from watchly_adapters.embedded import EmbeddedPostgres
+
+            url = stack.enter_context(EmbeddedPostgres(settings.home))
+            settings = msgspec.structs.replace(settings, database_url=url)
+        yield settings, asyncio.run(migrate(str(settings.database_url)))
+
+
+def serving(settings: Settings, stack: ExitStack) -> Settings:
+    """The settings of a service whose database runs while `stack` is open, with a secret."""
+    if settings.in_memory:
+        secret = secrets.token_urlsafe(32)
+    elif settings.database_url is None:
+        from watchly_adapters.embedded import secret_key
+
+        settings, _ = stack.enter_context(running_database(settings))
+        secret = settings.secret_key or secret_key(settings.home)
+    elif settings.secret_key is None:
+        raise Misconfigured(
+            "SECRET_KEY is missing, and DATABASE_URL is set; an example: the output of `openssl rand -hex 32`"
+        )
+    else:
+        settings, _ = stack.enter_context(running_database(settings))
+        secret = settings.secret_key or ""
+    return msgspec.structs.replace(settings, secret_key=secret)
+
+
+@asynccontextmanager
+async def entered(settings: Settings) -> AsyncIterator[Container]:
+    """The parts that `settings` call for, with the database open while the block runs."""
+    container = Container(settings=settings)
+    async with container.database():
+        yield container

