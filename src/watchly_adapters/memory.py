@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from types import TracebackType
@@ -104,7 +104,7 @@ class MemoryMovieQueries:
         found = [self._tables.movies[movie_id] for movie_id in ids[start : start + query.limit + 1]]
         return Page.of(found, query)
 
-    async def export(self, query: MovieQuery) -> AsyncIterator[Movie]:
+    async def export(self, query: MovieQuery) -> AsyncGenerator[Movie, None]:
         """See the port."""
         ids = self._tables.ids
         for movie in [self._tables.movies[movie_id] for movie_id in ids[bisect_right(ids, query.after_id) :]]:

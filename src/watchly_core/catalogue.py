@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -12,6 +13,7 @@ from watchly_core.events import Event, MovieAdded, MovieRemoved, MovieRevised
 from watchly_core.images import ImageState
 from watchly_core.imports import ImportReport, Rejection, Row
 from watchly_core.movies import (
+    READ_ONLY,
     Members,
     Movie,
     MovieDraft,
@@ -33,6 +35,8 @@ IMAGE_GRACE = timedelta(days=30)
 _BATCH = 2_000
 #: Rejections that a report lists; it counts all of them.
 _LISTED = 1_000
+#: Faults that are told of one row.
+_FAULTS = 20
 
 
 def utc_now() -> datetime:
@@ -101,14 +105,16 @@ class Catalogue:
         page = await self._queries.find(query)
         return Page(tuple(present(movie, self._store) for movie in page.data), page.next_cursor)
 
-    async def export(self, query: MovieQuery | None = None) -> AsyncIterator[Movie]:
+    async def export(self, query: MovieQuery | None = None) -> AsyncGenerator[Movie, None]:
         """All movies of `query` as of one moment, whatever its limit, streamed."""
-        async for movie in self._queries.export(query or MovieQuery()):
-            yield present(movie, self._store)
+        async with aclosing(self._queries.export(query or MovieQuery())) as movies:
+            async for movie in movies:
+                yield present(movie, self._store)
 
     async def history(self, movie_id: int) -> Sequence[Event]:
         """What happened to a movie, newest first, also after its removal."""
-        return await self._queries.history(movie_id)
+        events = await self._queries.history(movie_id)
+        return [msgspec.structs.replace(event, movie=present(event.movie, self._store)) for event in events]
 
     async def add(self, draft: MovieDraft | Members, *, actor: str = SYSTEM) -> Movie:
         """Add a movie.
@@ -182,11 +188,12 @@ class Catalogue:
         """
         tally = _Tally(on_rejected)
         if dry_run:
-            async for batch in _batches(rows, tally):
-                tally.added += len(batch)
+            async with aclosing(_batches(rows, tally)) as batches:
+                async for batch in batches:
+                    tally.added += len(batch)
             return tally.report(dry_run=True, skip_invalid=skip_invalid)
-        async with self._transactions() as tx:
-            async for batch in _batches(rows, tally):
+        async with self._transactions() as tx, aclosing(_batches(rows, tally)) as batches:
+            async for batch in batches:
                 if tally.rejected_total and not skip_invalid:
                     continue
                 movies = await tx.movies.add_many(batch, self._clock())
@@ -200,7 +207,13 @@ class Catalogue:
         async with self._transactions() as tx:
             stored = await tx.movies.get(movie_id)
             shown = present(stored, self._store)
-            fields = change(shown)
+            try:
+                fields = change(shown)
+            except InvalidMovie as invalid:
+                # A stale movie sent back whole differs in what the server sets: the conflict says why.
+                if all(fault.code == READ_ONLY for fault in invalid.faults):
+                    require_version(stored, version)
+                raise
             require_version(stored, version)
             if fields == client_fields(stored):
                 return shown
@@ -235,7 +248,7 @@ class _Tally:
         self._on_rejected = on_rejected
 
     def reject(self, line: int, faults: Sequence[Fault]) -> None:
-        rejection = Rejection(line, tuple(faults))
+        rejection = Rejection(line, tuple(faults[:_FAULTS]))
         self.rejected_total += 1
         if len(self._listed) < _LISTED:
             self._listed.append(rejection)
@@ -248,7 +261,7 @@ class _Tally:
         raise ImportRejected(ImportReport(0, tuple(self._listed), self.rejected_total, dry_run))
 
 
-async def _batches(rows: AsyncIterable[Row], tally: _Tally) -> AsyncIterator[list[MovieDraft]]:
+async def _batches(rows: AsyncIterable[Row], tally: _Tally) -> AsyncGenerator[list[MovieDraft], None]:
     """Yield the valid rows as drafts, many at a time; the others go to `tally`."""
     batch: list[MovieDraft] = []
     async for row in rows:

@@ -11,6 +11,7 @@ import asyncio
 import random
 import tempfile
 from collections.abc import AsyncIterable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import IO, Final
 
@@ -25,11 +26,13 @@ from watchly_core.catalogue import (
     utc_now,
 )
 from watchly_core.errors import (
+    IllegalTransition,
     ImageNotFound,
+    ImageRejected,
     ImageTooLarge,
     MovieNotFound,
-    Unavailable,
     VersionConflict,
+    WatchlyError,
 )
 from watchly_core.events import ImageAttached, ImageDetached
 from watchly_core.images import (
@@ -96,7 +99,7 @@ class Gallery:
         self._inspector = inspector
         self._clock = clock
         self._keys = keys
-        self._max_bytes = min(max_bytes, store.max_bytes or max_bytes)
+        self._max_bytes = max_bytes if store.max_bytes is None else min(max_bytes, store.max_bytes)
         self._grace = grace
 
     async def attach(
@@ -116,6 +119,7 @@ class Gallery:
             ImageTooLarge: too many bytes or pixels.
             ImageUnreadable: the content is not what `media_type` says, or its header is broken.
             VersionConflict: the movie is at another version.
+            IllegalTransition: the sweeper gave the upload up, because it took more than a day.
         """
         claimed = claimed_format(media_type)
         await self._queries.get(movie_id)
@@ -123,12 +127,12 @@ class Gallery:
             size = await self._receive(content, spool)
             image = await self._inspect(spool, size, claimed)
             await self._note(image, movie_id)
-            await self._store.put(image.key, spool, image)
-        try:
-            return await self._show(image, movie_id, version, actor)
-        except (MovieNotFound, VersionConflict):
-            await self._give_up(image.key)
-            raise
+            try:
+                await self._store.put(image.key, spool, image)
+                return await self._show(image, movie_id, version, actor)
+            except (ImageRejected, MovieNotFound, VersionConflict):
+                await self._give_up(image.key)
+                raise
 
     async def detach(
         self, movie_id: int, *, version: int | None = None, purge: bool = False, actor: str = SYSTEM
@@ -142,9 +146,9 @@ class Gallery:
         """
         async with self._transactions() as tx:
             movie = await tx.movies.get(movie_id)
-            require_version(movie, version)
             if movie.image is None and movie.image_url is None:
                 raise ImageNotFound(f"movie {movie_id} has no image")
+            require_version(movie, version)
             now = self._clock()
             bare = msgspec.structs.replace(
                 movie, image=None, image_url=None, version=movie.version + 1, updated_at=now
@@ -163,7 +167,7 @@ class Gallery:
         for record in await self._claim(limit):
             try:
                 await self._store.delete(record.image.key)
-            except Unavailable:
+            except WatchlyError:
                 failed += 1
                 continue
             async with self._transactions() as tx:
@@ -215,9 +219,10 @@ class Gallery:
         return present(shown, self._store)
 
     async def _give_up(self, key: str) -> None:
-        async with self._transactions() as tx:
-            record = await tx.images.get(key)
-            await tx.images.replace(record.moved(ImageState.DISCARDED, due_at=self._clock()))
+        with suppress(ImageNotFound, IllegalTransition):  # the sweeper was there before
+            async with self._transactions() as tx:
+                record = await tx.images.get(key)
+                await tx.images.replace(record.moved(ImageState.DISCARDED, due_at=self._clock()))
 
     async def _claim(self, limit: int) -> list[ImageRecord]:
         """Take records that are due out of everybody's reach, each until its next try is due."""

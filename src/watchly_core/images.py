@@ -127,10 +127,13 @@ def sniff(head: bytes) -> str:
         return "png"
     if head.startswith((b"GIF87a", b"GIF89a")):
         return "gif"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+    if head[:4] == b"RIFF" and head[8:14] == b"WEBPVP":
         return "webp"
-    if head[4:8] == b"ftyp" and any(brand in head[8:SNIFF_BYTES] for brand in (b"avif", b"avis")):
-        return "avif"
+    if head[4:8] == b"ftyp":
+        # The major brand, the minor version (no brand), then compatible brands to the end of the box.
+        end = min(int.from_bytes(head[:4]), SNIFF_BYTES)
+        if any(head[at : at + 4] in {b"avif", b"avis"} for at in (8, *range(16, end, 4))):
+            return "avif"
     raise ImageTypeUnsupported("the content is not JPEG, PNG, WebP, GIF or AVIF")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 import msgspec
 
@@ -12,7 +14,7 @@ from watchly_core.errors import Fault, InvalidMovie
 from watchly_core.movies import CLIENT_FIELDS, Members
 
 #: More digits are no year; int() would take its time over thousands of them.
-_YEAR_DIGITS = 9
+_YEAR: Final = re.compile(r"\s*-?[0-9]{1,18}\s*", re.ASCII)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -52,8 +54,11 @@ def read_csv(lines: Iterable[str], *, ignore_unknown: bool = False) -> Iterator[
     Raises:
         InvalidMovie: the header names no title, an unknown column, or a column twice.
     """
-    reader = csv.reader(lines, strict=True)
-    columns = [name.strip().removeprefix("\ufeff") for name in next(reader, [])]
+    reader = csv.reader(_without_mark(lines), strict=True)
+    try:
+        columns = [name.strip() for name in next(reader, [])]
+    except csv.Error as error:
+        raise InvalidMovie([Fault("malformed", f"the header is not CSV: {error}", pointer="#")]) from None
     _check_header(columns, ignore_unknown=ignore_unknown)
     known = [name if name in CLIENT_FIELDS else None for name in columns]
     while True:
@@ -78,11 +83,12 @@ def read_csv(lines: Iterable[str], *, ignore_unknown: bool = False) -> Iterator[
 
 def read_ndjson(lines: Iterable[bytes], *, ignore_unknown: bool = False) -> Iterator[Row]:
     """Read one JSON object a line, in UTF-8; blank lines are passed over."""
-    for number, line in enumerate(lines, start=1):
+    for number, raw in enumerate(lines, start=1):
+        line = raw.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             continue
         try:
-            members: object = msgspec.json.decode(line.removeprefix(codecs.BOM_UTF8))
+            members: object = msgspec.json.decode(line)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             yield Row(number, faults=(Fault("malformed", "is not JSON", pointer="#"),))
             continue
@@ -92,6 +98,11 @@ def read_ndjson(lines: Iterable[bytes], *, ignore_unknown: bool = False) -> Iter
         if ignore_unknown:
             members = {name: members[name] for name in CLIENT_FIELDS if name in members}
         yield Row(number, members)
+
+
+def _without_mark(lines: Iterable[str]) -> Iterator[str]:
+    for number, line in enumerate(lines):
+        yield line if number else line.removeprefix("\ufeff")
 
 
 def _check_header(columns: list[str], *, ignore_unknown: bool) -> None:
@@ -115,7 +126,6 @@ def _csv_value(name: str, value: str) -> object:
     if not value:
         return None
     if name == "release_year":
-        year = value.strip()
-        # int() also reads other digits, underscores and signs, which are no years of ours.
-        return int(year) if year.isascii() and year.isdigit() and len(year) <= _YEAR_DIGITS else value
+        # int() also reads other digits and underscores, which are no years of ours.
+        return int(value) if _YEAR.fullmatch(value) else value
     return value

@@ -30,6 +30,9 @@ MAX_ID: Final = 2_147_483_647
 #: Faults listed for one movie; a body of 1 MB can hold far more unknown members than anybody reads.
 MAX_FAULTS: Final = 1_000
 
+#: The code of the fault of saying what only the server sets.
+READ_ONLY: Final = "read_only"
+
 #: A movie's members as they come from JSON or a row of CSV, of any type.
 Members: TypeAlias = Mapping[str, object]
 
@@ -94,7 +97,7 @@ def drafted(source: MovieDraft | Members, current: Movie | None = None) -> Movie
     equal those of `current`, the movie to be replaced as clients see it.
 
     Raises:
-        InvalidMovie: listing every broken rule.
+        InvalidMovie: listing every broken rule (the first thousand).
     """
     draft, faults = _checked(_members(source), current)
     if faults:
@@ -105,20 +108,17 @@ def drafted(source: MovieDraft | Members, current: Movie | None = None) -> Movie
 def patched(movie: Movie, source: MoviePatch | Members) -> MovieDraft:
     """What the client fields of `movie` become when `source` is merged into them (RFC 7396).
 
-    A patch that changes nothing gives back the fields as they are, even those of an adopted row that
-    break a rule; any other has to leave a movie that breaks none.
+    A patch that says only what the movie is already gives back its fields as they are, even those of an
+    adopted row that break a rule; any other has to leave a movie that breaks none.
 
     Raises:
-        InvalidMovie: listing every broken rule.
+        InvalidMovie: listing every broken rule (the first thousand).
     """
-    given = _members(source)
     kept = client_fields(movie)
-    draft, faults = _checked({**msgspec.structs.asdict(kept), **given}, movie)
-    untouched = {f"#/{name}" for name in CLIENT_FIELDS if name not in given}
-    if all(fault.pointer in untouched for fault in faults) and all(
-        getattr(draft, name) == getattr(kept, name) for name in CLIENT_FIELDS if name in given
-    ):
+    given = {name: value for name, value in _members(source).items() if not _restates(name, value, movie)}
+    if not given:
         return kept
+    draft, faults = _checked({**msgspec.structs.asdict(kept), **given}, movie)
     if faults:
         raise InvalidMovie(faults[:MAX_FAULTS])
     return draft
@@ -152,8 +152,8 @@ def _checked(members: Members, current: Movie | None) -> tuple[MovieDraft, list[
     )
     for name in members:
         if name in _SERVER_FIELDS:
-            if not _as_it_is(name, members[name], current):
-                faults.append(_fault(name, "read_only", "is set by the server"))
+            if not _restates(name, members[name], current):
+                faults.append(_fault(name, READ_ONLY, "is set by the server"))
         elif name not in CLIENT_FIELDS:
             faults.append(_fault(name, "unknown_member", "is not a member of a movie"))
     return draft, faults
@@ -210,17 +210,21 @@ def _year(members: Members, name: str, faults: list[Fault]) -> int | None:
     return value
 
 
-def _as_it_is(name: str, value: object, current: Movie | None) -> bool:
+def _restates(name: str, value: object, current: Movie | None) -> bool:
+    """Whether `value` is what the member `name` is already."""
     if current is None:
         return value is None and name in _ABSENT_YET
+    if name not in Movie.__struct_fields__:
+        return False
     # JSON tells 1 from true and 1.0, which Python's == does not.
-    return _canonical(value) == _canonical(getattr(current, name))
+    told = _canonical(value)
+    return told is not None and told == _canonical(getattr(current, name))
 
 
 def _canonical(value: object) -> bytes | None:
     try:
-        return msgspec.json.encode(value, order="deterministic")
-    except (TypeError, ValueError):
+        return msgspec.json.encode(value, order="sorted")
+    except (TypeError, ValueError, RecursionError):
         return None
 
 

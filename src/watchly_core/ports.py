@@ -6,7 +6,7 @@ errors are named below. All times are aware datetimes in UTC with microseconds.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import IO, Protocol, TypeAlias, runtime_checkable
@@ -35,8 +35,11 @@ class MovieQueries(Protocol):
         """One page of the query's movies, in its order; empty when nothing fits."""
         ...
 
-    def export(self, query: MovieQuery) -> AsyncIterator[Movie]:
-        """All of the query's movies in its order as of one moment, whatever its limit, streamed."""
+    def export(self, query: MovieQuery) -> AsyncGenerator[Movie, None]:
+        """All of the query's movies in its order as of one moment, whatever its limit, streamed.
+
+        Closing it early frees what it holds.
+        """
         ...
 
     async def history(self, movie_id: int) -> Sequence[Event]:

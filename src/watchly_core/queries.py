@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Final
@@ -38,7 +37,7 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
         try:
             sealed = urlsafe_b64decode(text + "=" * (-len(text) % 4))
             cursor = msgspec.msgpack.decode(sealed[_CHECKSUM_BYTES:], type=cls)
-        except (ValueError, binascii.Error, msgspec.DecodeError):
+        except (ValueError, msgspec.DecodeError, RecursionError):
             cursor = None
         # Comparing texts refuses the other spellings that base64 tolerates.
         if cursor is None or not 0 <= cursor.after_id <= MAX_ID or cursor.encode() != text:

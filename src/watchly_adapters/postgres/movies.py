@@ -5,7 +5,7 @@ Times are stored as the older system stored them, without a zone and in UTC.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -118,7 +118,7 @@ class PostgresMovieQueries:
 
         return Page.of(await self._pool.read(read), query)
 
-    async def export(self, query: MovieQuery) -> AsyncIterator[Movie]:
+    async def export(self, query: MovieQuery) -> AsyncGenerator[Movie, None]:
         """See the port."""
         async with (
             self._pool.connection() as connection,
