@@ -1,4 +1,7 @@
-"""The PostgreSQL that tests run on: the one named by TEST_DATABASE_URL, else a private one from the wheel."""
+"""The PostgreSQL that tests run on: the one named by TEST_DATABASE_URL, else a private one from the wheel.
+
+Libraries are loaded by the fixtures that need them, so that the core's tests run on msgspec alone.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
-from watchly_adapters.postgres import PostgresDatabase, migrate
+if TYPE_CHECKING:
+    from watchly_adapters.postgres import PostgresDatabase
 
 SERVER_URL = os.environ.get("TEST_DATABASE_URL")
 
@@ -51,7 +53,7 @@ def server_url(reachable_directory: Path) -> Iterator[str]:
     if SERVER_URL:
         yield SERVER_URL
         return
-    from watchly_adapters.embedded import EmbeddedPostgres  # noqa: PLC0415 - not installed for every run
+    from watchly_adapters.embedded import EmbeddedPostgres
 
     with EmbeddedPostgres(reachable_directory / "home") as url:
         yield url
@@ -59,6 +61,10 @@ def server_url(reachable_directory: Path) -> Iterator[str]:
 
 @contextmanager
 def _new_database(server_url: str) -> Iterator[str]:
+    import psycopg
+    from psycopg import sql
+    from psycopg.conninfo import make_conninfo
+
     name = f"watchly_test_{uuid.uuid4().hex}"
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
@@ -78,6 +84,8 @@ def empty_database(server_url: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def migrated_database(server_url: str) -> Iterator[str]:
     """The URL of a database with today's schema."""
+    from watchly_adapters.postgres import migrate
+
     with _new_database(server_url) as url:
         asyncio.run(migrate(url))
         yield url
@@ -86,6 +94,8 @@ def migrated_database(server_url: str) -> Iterator[str]:
 @pytest.fixture
 def database_url(migrated_database: str) -> str:
     """The URL of a database with today's schema and no rows."""
+    import psycopg
+
     with psycopg.connect(migrated_database, autocommit=True) as connection:
         connection.execute("TRUNCATE movies, images, events RESTART IDENTITY")
     return migrated_database
@@ -94,5 +104,7 @@ def database_url(migrated_database: str) -> str:
 @pytest.fixture
 async def postgres(database_url: str) -> AsyncIterator[PostgresDatabase]:
     """An empty catalogue in PostgreSQL."""
+    from watchly_adapters.postgres import PostgresDatabase
+
     async with PostgresDatabase(database_url) as database:
         yield database

@@ -60,7 +60,7 @@ def read_csv(lines: Iterable[str], *, ignore_unknown: bool = False) -> Iterator[
     except csv.Error as error:
         raise InvalidMovie([Fault("malformed", f"the header is not CSV: {error}", pointer="#")]) from None
     _check_header(columns, ignore_unknown=ignore_unknown)
-    known = [name if name in CLIENT_FIELDS else None for name in columns]
+    places = [(columns.index(name), name) for name in CLIENT_FIELDS if name in columns]
     while True:
         line = reader.line_num + 1
         try:
@@ -76,9 +76,11 @@ def read_csv(lines: Iterable[str], *, ignore_unknown: bool = False) -> Iterator[
             detail = f"has {len(values)} fields where the header has {len(columns)}"
             yield Row(line, faults=(Fault("malformed", detail, pointer="#"),))
             continue
-        yield Row(
-            line, {name: _csv_value(name, value) for name, value in zip(known, values, strict=True) if name}
-        )
+        members: dict[str, object] = {name: values[place] or None for place, name in places}
+        # int() also reads other digits and underscores, which are no years of ours.
+        if isinstance(year := members.get("release_year"), str) and _YEAR.fullmatch(year):
+            members["release_year"] = int(year)
+        yield Row(line, members)
 
 
 def read_ndjson(lines: Iterable[bytes], *, ignore_unknown: bool = False) -> Iterator[Row]:
@@ -120,12 +122,3 @@ def _check_header(columns: list[str], *, ignore_unknown: bool) -> None:
         faults.append(Fault("missing_column", "there is no column 'title'", pointer="#"))
     if faults:
         raise InvalidMovie(faults)
-
-
-def _csv_value(name: str, value: str) -> object:
-    if not value:
-        return None
-    if name == "release_year":
-        # int() also reads other digits and underscores, which are no years of ours.
-        return int(value) if _YEAR.fullmatch(value) else value
-    return value

@@ -85,7 +85,8 @@ class MoviePatch(msgspec.Struct, frozen=True, kw_only=True):
 
 #: What clients write; every other field of Movie is set by the catalogue.
 CLIENT_FIELDS: Final = MovieDraft.__struct_fields__
-_SERVER_FIELDS: Final = frozenset(Movie.__struct_fields__) - frozenset(CLIENT_FIELDS)
+_CLIENT_FIELDS: Final = frozenset(CLIENT_FIELDS)
+_SERVER_FIELDS: Final = frozenset(Movie.__struct_fields__) - _CLIENT_FIELDS
 #: Server-set members that a movie which is not there yet has already: it has no image.
 _ABSENT_YET: Final = frozenset({"image", "image_url"})
 
@@ -150,12 +151,11 @@ def _checked(members: Members, current: Movie | None) -> tuple[MovieDraft, list[
         release_year=_year(members, "release_year", faults),
         genre=_text(members, "genre", faults, shortest=1, longest=MAX_GENRE),
     )
-    for name in members:
-        if name in _SERVER_FIELDS:
-            if not _restates(name, members[name], current):
-                faults.append(_fault(name, READ_ONLY, "is set by the server"))
-        elif name not in CLIENT_FIELDS:
+    for name in [name for name in members if name not in _CLIENT_FIELDS]:
+        if name not in _SERVER_FIELDS:
             faults.append(_fault(name, "unknown_member", "is not a member of a movie"))
+        elif not _restates(name, members[name], current):
+            faults.append(_fault(name, READ_ONLY, "is set by the server"))
     return draft, faults
 
 
@@ -182,7 +182,9 @@ def _text(  # noqa: PLR0913 - the rules of a text, each by name
     if not isinstance(value, str):
         faults.append(_fault(name, "wrong_type", "must be a string" + ("" if required else " or null")))
         return None
-    text = value.replace("\r\n", "\n").strip()
+    text = value.strip()
+    if "\r" in text:
+        text = text.replace("\r\n", "\n")
     if len(text) < shortest:
         faults.append(_fault(name, "too_short", "must not be blank"))
     if len(text) > longest:

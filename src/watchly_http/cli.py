@@ -7,9 +7,11 @@ comes at once.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -79,8 +81,13 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
         workers=1 if settings.in_memory else workers or settings.workers,
     )
     logs.configure(settings)
+    # The framework takes as long to load as the database to start: do both at once.
+    loading = threading.Thread(target=importlib.import_module, args=("watchly_http.app",))
+    loading.start()
     with ExitStack() as stack:
-        sys.exit(_run(serving(settings, stack)))
+        prepared = serving(settings, stack)
+        loading.join()
+        sys.exit(_run(prepared))
 
 
 def _run(settings: Settings) -> int:

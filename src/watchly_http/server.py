@@ -21,8 +21,7 @@ from watchly_http import drain
 from watchly_http.drain import Application, Drained, Phase
 
 CONNECTIONS_PER_WORKER = 900  # below the usual soft limit of 1,024 descriptors
-CRASHES = 3  # deaths in a row of one worker, each soon after its start, that end the service
-CRASH_WINDOW = 5.0  # seconds of life below which a death counts as one of those
+CRASHES, CRASH_WINDOW = 3, 5.0  # deaths in a row, each within so many seconds of the start, are the end
 
 
 def serve(  # noqa: PLR0913  # each is a setting of its own
@@ -76,24 +75,21 @@ class _Supervisor(MPServer):
     ) -> None:
         super().__init__(
             "watchly",
-            address=address,
-            port=port,
+            address,
+            port,
             interface=Interfaces.ASGI,
             workers=workers,
-            # h2c has no browser behind it, and a proxy in front speaks HTTP/1.1.
-            http=HTTPModes.http1,
+            http=HTTPModes.http1,  # no browser speaks h2c, and a proxy in front needs none
             # Also the longest that a connection which never finishes its headers holds up a stop.
             http1_settings=HTTP1Settings(header_read_timeout=int(1000 * min(30.0, max(1.0, drain_timeout)))),
             websockets=False,
             backlog=2048,
-            # granian divides the backlog by the workers: 16 connections each on a machine of 64 cores.
-            backpressure=CONNECTIONS_PER_WORKER,
+            backpressure=CONNECTIONS_PER_WORKER,  # by default the backlog divided by the workers: 32 at 64
             log_enabled=False,
         )
         self.exit_code = 0
-        self._home = os.getpid()
-        self._load_app, self._drain_timeout = load_app, drain_timeout
-        self._stop_at = 0.0
+        self._home, self._load_app, self._drain_timeout = os.getpid(), load_app, drain_timeout
+        self._stop_at, self._hurry = 0.0, False
         self._crashes: dict[int, int] = {}
         self._ears, self._mouth = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._ears.setblocking(False)  # noqa: FBT003  # its only parameter
@@ -123,9 +119,8 @@ class _Supervisor(MPServer):
         """Note that a stop is wanted, or wanted at once."""
         if os.getpid() != self._home:
             return  # a worker that has yet to take its signals
-        if drain.draining():
-            drain.mark(Phase.CUTTING)
-        else:
+        self._hurry = drain.draining()
+        if not self._hurry:
             self._stop_at = time.monotonic()
             drain.mark(Phase.DRAINING)
         with contextlib.suppress(OSError):  # full: then it wakes anyway
@@ -135,13 +130,10 @@ class _Supervisor(MPServer):
 
     def _report(self, error: BaseException | None) -> None:
         """Tell the supervisor, from a worker, how its start went."""
-        if error is None:
-            text = "ready"
-        elif isinstance(error, WatchlyError):
-            text = f"failed {error}"
-        else:
-            text = "failed " + "".join(traceback.format_exception(error)).strip()
-        self._mouth.send(text.encode(errors="replace")[-60_000:])
+        why = str(error) if isinstance(error, WatchlyError) else "".join(traceback.format_exception(error))
+        self._mouth.send(
+            b"ready" if error is None else b"failed " + why.strip().encode(errors="replace")[-60_000:]
+        )
 
     def _heard(self) -> Iterable[str]:
         with contextlib.suppress(BlockingIOError):
@@ -179,8 +171,7 @@ class _Supervisor(MPServer):
         self._respawn_workers([index], spawn_target, target_loader)
 
     def _fail(self, why: str) -> None:
-        if not self.exit_code:
-            sys.stderr.write(f"watchly: {why}\n")
+        sys.stderr.write(f"watchly: {why}\n")
         self.exit_code = 1
 
     def _url(self) -> str:
@@ -195,8 +186,7 @@ class _Supervisor(MPServer):
 
     def _stop_workers(self) -> None:
         stop_at = self._stop_at or time.monotonic()
-        if self._stop_at:
-            self._enter(Phase.DRAINING, until=stop_at + min(self.notice, self._drain_timeout))
+        self._enter(Phase.DRAINING, until=self._stop_at + min(self.notice, self._drain_timeout))
         self._enter(Phase.LEAVING, until=stop_at + self._drain_timeout)
         self._enter(Phase.CUTTING, until=time.monotonic() + drain.KILL_AFTER)
         for process in self._processes:
@@ -210,10 +200,10 @@ class _Supervisor(MPServer):
         going = {process.sentinel for process in self._processes}
         for process in self._processes:
             process.terminate()
-        while going and drain.phase() <= reached and (left := until - time.monotonic()) > 0:
-            for event in multiprocessing.connection.wait([self._ears, *going], left):
-                if isinstance(event, int):
-                    going.discard(event)
+        while going and (left := until - time.monotonic()) > 0:
+            if self._hurry and reached < Phase.CUTTING:
+                return
+            going.difference_update(multiprocessing.connection.wait([self._ears, *going], left))
             list(self._heard())
 
 

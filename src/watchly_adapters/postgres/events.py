@@ -69,12 +69,12 @@ async def read_history(connection: Connection, movie_id: int) -> Sequence[Event]
     return [_event(*row) for row in await cursor.fetchall()]
 
 
-def _row(event: Event) -> tuple[str, int, int, datetime, str, str]:
+def _row(event: Event) -> tuple[str, int, int, str, str, str]:
     return (
         kind(event),
         event.movie_id,
         event.version,
-        event.at,
+        event.at.isoformat(),
         event.actor,
         _encode(event.movie).decode(),
     )

@@ -156,7 +156,8 @@ class PostgresMovies:
             await cursor.execute(_NEXT_IDS, (len(drafts),))
             ids = await cursor.fetchall()
             movies = [_added(movie_id, draft, at) for movie_id, draft in zip(ids, drafts, strict=True)]
-            stored = _stored(at)
+            # As text: psycopg would format the same moment twice for each row.
+            stored = str(_stored(at))
             async with cursor.copy(_LOAD) as copy:
                 for movie in movies:
                     await copy.write_row(

@@ -1,0 +1,95 @@
+"""What the project checks itself with: ``nox`` runs the default sessions, ``nox --list`` names all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.sessions = ["lint", "types", "tests", "wheel"]
+nox.options.default_venv_backend = "virtualenv"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+DEV = nox.project.dependency_groups(PYPROJECT, "dev")
+SUPPORTED = nox.project.python_versions(PYPROJECT)
+RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _interpreters() -> list[str]:
+    """The running Python and the other supported ones of this machine, pyenv's as well.
+
+    A version that pyenv has but does not offer is found by its folder, which goes before the shims.
+    """
+    found = [RUNNING]
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    for version in SUPPORTED:
+        if version == RUNNING:
+            continue
+        folders = [str(python.parent) for python in versions.glob(f"{version}*/bin/python{version}")]
+        path = os.pathsep.join([*folders, os.environ["PATH"]])
+        python = shutil.which(f"python{version}", path=path)
+        if python and subprocess.run([python, "--version"], capture_output=True, check=False).returncode == 0:
+            os.environ["PATH"] = path
+            found.append(version)
+    return found
+
+
+INTERPRETERS = _interpreters()
+
+
+def install(session: nox.Session, *what: str) -> None:
+    """Install the versions that were tested."""
+    session.install("--quiet", "-c", "constraints.txt", *what)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, formatting, and which way imports point."""
+    install(session, *DEV, ".")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Strict types, and that every query is made of literals."""
+    install(session, *DEV, ".[all,testing]")
+    session.run("mypy")
+    session.run("basedpyright", "--pythonpath", str(Path(session.bin, "python")))
+
+
+@nox.session(python=INTERPRETERS)
+def tests(session: nox.Session) -> None:
+    """Every test on the running Python; the core and the contracts on the others."""
+    install(session, *DEV, ".[all,testing]")
+    everything = session.python == RUNNING
+    folders = () if everything else ("tests/core", "tests/contracts")
+    session.run("pytest", "-n", "2", *(session.posargs or folders))
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """The built wheel in an empty environment: the core on msgspec alone, then the command line."""
+    with tempfile.TemporaryDirectory() as folder:
+        session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ".")
+        (built,) = Path(folder).glob("watchly-*.whl")
+        install(session, str(built))
+        session.run("python", "-c", "import watchly_core; print(watchly_core.__all__)")
+        install(session, "pytest")
+        plain = [path for path in Path("tests/core").glob("test_*.py") if "_properties" not in path.name]
+        session.run("pytest", "-q", "-c", os.devnull, "--rootdir", ".", "-W", "error", *map(str, plain))
+        install(session, f"{built}[all]")
+        home = Path(folder, "home")
+        # As root the database runs as another user, who has to reach its home.
+        Path(folder).chmod(0o711)
+        environment = {"WATCHLY_HOME": str(home)}
+        session.run("watchly", "import", "--sample", env=environment)
+        session.run("watchly", "export", "-o", str(Path(folder, "movies.csv")), env=environment)
+        session.run("watchly", "doctor", env=environment)
