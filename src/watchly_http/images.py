@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 from litestar import Controller, Response, delete, get, put
+from litestar.params import FromPath
 from litestar.response import Stream
 
 from watchly_core import Movie
@@ -44,7 +45,7 @@ class MovieImageController(Controller):
         ).opt(),
     )
     async def attach(
-        self, request: Request, movie_id: str, catalogue: Catalogue, gallery: Gallery
+        self, request: Request, movie_id: FromPath[str], catalogue: Catalogue, gallery: Gallery
     ) -> Response[bytes]:
         """Send the image as the body, its type as the Content-Type."""
         number = read_id(movie_id)
@@ -65,7 +66,9 @@ class MovieImageController(Controller):
             problems=("malformed_request", "invalid_parameter", "not_found", "version_conflict"),
         ).opt(),
     )
-    async def detach(self, request: Request, movie_id: str, catalogue: Catalogue, gallery: Gallery) -> None:
+    async def detach(
+        self, request: Request, movie_id: FromPath[str], catalogue: Catalogue, gallery: Gallery
+    ) -> None:
         """Take the image from the movie; `purge` does so without grace."""
         purge = flag(parameters(request, ("purge",)), "purge")
         number = read_id(movie_id)
@@ -91,7 +94,7 @@ class ImageFileController(Controller):
             problems=("not_found",),
         ).opt(),
     )
-    async def load(self, request: Request, key: str, files: ImageFiles) -> Response[bytes] | Stream:
+    async def load(self, request: Request, key: FromPath[str], files: ImageFiles) -> Response[bytes] | Stream:
         """Load an image as it was uploaded."""
         headers = {
             # A key names the same bytes for ever.

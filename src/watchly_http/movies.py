@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 from litestar import Controller, MediaType, Response, delete, get, patch, post, put
+from litestar.params import FromPath
 
 from watchly_core import Cursor, Movie, MovieDraft, MovieQuery, Page
 from watchly_core.errors import Fault, InvalidMovie
@@ -107,7 +108,7 @@ class MovieController(Controller):
             problems=("not_found",),
         ).opt(),
     )
-    async def get(self, request: Request, movie_id: str, catalogue: Catalogue) -> Response[bytes]:
+    async def get(self, request: Request, movie_id: FromPath[str], catalogue: Catalogue) -> Response[bytes]:
         """Get a movie."""
         found = await catalogue.get(read_id(movie_id))
         if matches(request, etag(found)):
@@ -126,7 +127,7 @@ class MovieController(Controller):
         ).opt(),
     )
     async def replace(
-        self, request: Request, movie_id: str, catalogue: Catalogue, settings: Settings
+        self, request: Request, movie_id: FromPath[str], catalogue: Catalogue, settings: Settings
     ) -> Response[bytes]:
         """Replace all fields of a movie; those left out become null."""
         value = await read_json(request, settings.max_json_bytes)
@@ -147,7 +148,7 @@ class MovieController(Controller):
         ).opt(),
     )
     async def revise(
-        self, request: Request, movie_id: str, catalogue: Catalogue, settings: Settings
+        self, request: Request, movie_id: FromPath[str], catalogue: Catalogue, settings: Settings
     ) -> Response[bytes]:
         """Change the fields that are given (RFC 7396): null clears one, absent keeps it."""
         value = await read_json(request, settings.max_json_bytes, _MERGE_PATCH)
@@ -166,7 +167,7 @@ class MovieController(Controller):
             problems=("malformed_request", "invalid_parameter", "not_found", "version_conflict"),
         ).opt(),
     )
-    async def remove(self, request: Request, movie_id: str, catalogue: Catalogue) -> None:
+    async def remove(self, request: Request, movie_id: FromPath[str], catalogue: Catalogue) -> None:
         """Remove a movie; `purge` also removes its images without grace."""
         purge = flag(parameters(request, ("purge",)), "purge")
         number = read_id(movie_id)

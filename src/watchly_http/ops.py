@@ -10,6 +10,7 @@ from typing import Final, Literal
 import litestar_offline_docs
 import msgspec
 from litestar import Controller, MediaType, Response, get
+from litestar.params import FromPath
 from litestar.router import Router
 from litestar.static_files import create_static_files_router
 
@@ -124,7 +125,7 @@ class ProblemController(Controller):
             problems=("not_found",),
         ).opt(),
     )
-    async def one(self, code: str) -> Response[bytes]:
+    async def one(self, code: FromPath[str]) -> Response[bytes]:
         """Explain one problem: the address is the `type` of a problem reply."""
         if code not in KINDS:
             raise NotFound("no problem has this code")

@@ -1,0 +1,388 @@
+"""Two stores driven through the same random histories, every answer of one compared with the other's.
+
+The suites in `stores` say what is promised one sentence at a time; this finds what no sentence thought
+of. The fake stands for what is right. For an adapter of your own, in a test module::
+
+    @asynccontextmanager
+    async def my_store():  # an empty store for each history
+        async with MyDatabase(URL) as database:
+            await database.clear()
+            yield database
+
+
+    def test_my_store_answers_as_the_fake_does():
+        assert compare(MemoryDatabase, my_store, settings(max_examples=200)) > 0
+
+A difference fails with the shortest history that shows it, printed as the calls that make it.
+
+A history is one transaction after another, committed or failed: movies are added singly and in bulk,
+replaced and removed, events appended, images noted, moved, found due and forgotten, under ids and keys
+that are there and that are not. Pages, exports and histories of movies are read at any moment, in the
+middle of transactions as well, and everything is read after each of them. What no caller may do does
+not occur: noting a key that is there, events of a movie out of the order of their versions, text that
+UTF-8 cannot hold, the character NUL.
+
+Ids are compared like all else: they start at 1 and leave out only those of transactions that failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import ClassVar, Final, TypeAlias
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+
+from watchly_adapters.testing.stores import Failure, Store
+from watchly_core.errors import ImageNotFound, MovieNotFound, Unavailable, WatchlyError
+from watchly_core.events import Event, ImageAttached, ImageDetached, MovieAdded, MovieRemoved, MovieRevised
+from watchly_core.images import Image, ImageRecord, ImageState
+from watchly_core.movies import MAX_ID, Movie, MovieDraft
+from watchly_core.ports import Transaction
+from watchly_core.queries import Cursor, MovieQuery, Page
+
+#: Makes a store that is empty and usable inside the context.
+StoreFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[Store]]
+
+#: A store that has not answered after this many seconds hangs.
+_PATIENCE: Final = 30
+
+# Adopted rows break rules, so what is drawn does too.
+_letters = st.sampled_from("aZ é\n\r\t\\'\"%,\x01\x7f\u2028\U0001f3ac") | st.characters(
+    exclude_categories=["Cs"], exclude_characters="\0"
+)
+_texts = st.text(_letters, max_size=8) | st.sampled_from(["\U0001f3ac" * 255, "\\N", "\\.", "NULL"])
+_some_text = st.none() | _texts
+_integers = st.integers(1, 3) | st.integers(-MAX_ID - 1, MAX_ID)
+_sizes = st.integers(0, 2**63 - 1)
+_times = st.integers(0, 9) | st.integers(0, 4 * 10**15)
+_moments = _times.map(lambda microseconds: _EPOCH + dt.timedelta(microseconds=microseconds))
+_some_moment = st.none() | _moments
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_DOOMSDAY: Final = dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
+
+# Few, so that the same movies and images are met again and again.
+_KEYS: Final = [digit * 32 for digit in "0f1e2d3c"]
+_keys = st.sampled_from(_KEYS)
+_rows = st.integers(1, 8) | st.integers(0, MAX_ID)
+_ids = _rows | st.sampled_from([-1, MAX_ID + 1, 2**63, -(2**100)])
+
+_queries = st.builds(
+    MovieQuery,
+    limit=st.integers(1, 5) | st.integers(1, 1_000),
+    cursor=st.none() | st.builds(Cursor, st.integers(0, 12) | st.integers(0, MAX_ID)),
+)
+_drafts = st.builds(
+    MovieDraft,
+    title=_texts,
+    description=_some_text,
+    release_year=st.none() | _integers,
+    genre=st.none() | st.text(_letters, max_size=8),
+)
+_many_drafts = st.lists(_drafts, max_size=3) | st.builds(
+    lambda draft, count: [draft] * count, _drafts, st.integers(0, 30)
+)
+_images = st.builds(
+    Image, _keys, _integers, _integers, _texts, _sizes, st.dictionaries(_texts, _texts, max_size=2)
+)
+_movies = st.builds(
+    lambda movie_id, draft, *rest: Movie(
+        movie_id, draft.title, draft.description, draft.release_year, draft.genre, *rest
+    ),
+    _ids,
+    _drafts,
+    _some_text,
+    st.none() | _images,
+    _integers,
+    _some_moment,
+    _some_moment,
+)
+# The ledger keeps no variants: they follow from the key.
+_records = st.builds(
+    lambda image, state, movie_id, due_at, attempts: ImageRecord(
+        image, state, movie_id, None if state is ImageState.ATTACHED else due_at, attempts
+    ),
+    st.builds(Image, _keys, _integers, _integers, _texts, _sizes),
+    st.sampled_from(ImageState),
+    _rows,
+    _moments,
+    st.integers(0, 9),
+)
+_kinds: st.SearchStrategy[type[Event]] = st.sampled_from(
+    [MovieAdded, MovieRevised, MovieRemoved, ImageAttached, ImageDetached]
+)
+_failures = st.sampled_from([Failure(), MovieNotFound(1), Unavailable("anything", "is down")])
+
+
+class _Side:
+    """One of the two stores, and the transaction that is open on it."""
+
+    def __init__(self, store: Store) -> None:
+        self.queries = store.queries
+        self.transactions = store.transactions
+        self._block: AbstractAsyncContextManager[Transaction] | None = None
+        self._tx: Transaction | None = None
+
+    @property
+    def tx(self) -> Transaction:
+        assert self._tx is not None
+        return self._tx
+
+    async def enter(self) -> None:
+        self._block = self.transactions()
+        self._tx = await self._block.__aenter__()
+
+    async def leave(self, error: Exception | None) -> None:
+        block, self._block, self._tx = self._block, None, None
+        if block is not None:
+            kind = None if error is None else type(error)
+            swallowed = await block.__aexit__(kind, error, None)
+            assert not swallowed or error is None, "the block swallowed the error that it was left by"
+
+
+_Call: TypeAlias = Callable[[_Side], Awaitable[object]]
+
+
+class _Driver:
+    """Runs calls on one store in a task of its own: some libraries tie a transaction to its task."""
+
+    def __init__(self, make: StoreFactory) -> None:
+        self._calls: asyncio.Queue[tuple[_Call, asyncio.Future[object]] | None] = asyncio.Queue()
+        self._task = asyncio.create_task(self._serve(make))
+
+    async def ask(self, call: _Call) -> object:
+        """What `call` gives, or the type of the expected error that it raises."""
+        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._calls.put_nowait((call, answer))
+        await asyncio.wait({answer, self._task}, timeout=_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            if self._task.done():
+                self._task.result()
+            raise AssertionError(f"the store has not answered within {_PATIENCE} s")
+        try:
+            return answer.result()
+        except (WatchlyError, Failure) as error:
+            return type(error)
+
+    async def close(self) -> None:
+        self._calls.put_nowait(None)
+        await self._task
+
+    async def _serve(self, make: StoreFactory) -> None:
+        async with make() as store:
+            side = _Side(store)
+            while asked := await self._calls.get():
+                call, answer = asked
+                try:
+                    answer.set_result(await call(side))
+                except Exception as error:  # noqa: BLE001 - it is the answer
+                    answer.set_exception(error)
+            await side.leave(None)
+
+
+class Histories(RuleBasedStateMachine):
+    """Random histories; `compare` runs them.
+
+    Attributes:
+        stores: what makes the store that is right, and the one that is compared with it.
+        answers: how many answers were compared so far.
+    """
+
+    stores: ClassVar[tuple[StoreFactory, StoreFactory]]
+    answers: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open = False
+        self._versions: dict[int, int] = {}
+        self._runner = asyncio.Runner()
+        self._runner.run(self._start())
+
+    async def _start(self) -> None:
+        self._drivers = [_Driver(make) for make in self.stores]
+
+    def teardown(self) -> None:
+        """Let both stores go."""
+        with self._runner:
+            for driver in self._drivers:
+                self._runner.run(driver.close())
+
+    def _same(self, call: _Call) -> object:
+        """The answer of both to `call`."""
+        expected, got = (self._runner.run(driver.ask(call)) for driver in self._drivers)
+        assert got == expected, f"the store answers\n    {got!r}\nwhere\n    {expected!r}\nis right"
+        type(self).answers += 1
+        return got
+
+    # Reading
+
+    @rule(movie_id=_ids)
+    def get(self, movie_id: int) -> None:
+        self._same(lambda side: side.queries.get(movie_id))
+
+    @rule(query=_queries)
+    def find(self, query: MovieQuery) -> None:
+        self._same(lambda side: side.queries.find(query))
+
+    @rule(limit=st.integers(1, 5))
+    def find_page_by_page(self, limit: int) -> None:
+        async def pages(side: _Side) -> list[Page]:
+            read = [await side.queries.find(MovieQuery(limit=limit))]
+            while text := read[-1].next_cursor:
+                read.append(await side.queries.find(MovieQuery(limit=limit, cursor=Cursor.decode(text))))
+            return read
+
+        self._same(pages)
+
+    @rule(query=_queries)
+    def export(self, query: MovieQuery) -> None:
+        self._same(lambda side: _exported(side, query))
+
+    @rule(movie_id=_ids)
+    def history(self, movie_id: int) -> None:
+        self._same(lambda side: _listed(side.queries.history(movie_id)))
+
+    # Beginning and ending
+
+    @precondition(lambda self: not self._open)
+    @rule()
+    def begin(self) -> None:
+        self._same(lambda side: side.enter())
+        self._open = True
+
+    @precondition(lambda self: self._open)
+    @rule()
+    def commit(self) -> None:
+        self._end(None)
+
+    @precondition(lambda self: self._open)
+    @rule(error=_failures)
+    def fail(self, error: Exception) -> None:
+        self._end(error)
+
+    def _end(self, error: Exception | None) -> None:
+        self._same(lambda side: side.leave(error))
+        self._open = False
+        self._same(lambda side: _exported(side, MovieQuery()))
+        for movie_id in self._versions:
+            self.history(movie_id)
+        self._same(_ledger)
+
+    # Movies
+
+    @precondition(lambda self: self._open)
+    @rule(draft=_drafts, at=_moments)
+    def add(self, draft: MovieDraft, at: dt.datetime) -> None:
+        self._same(lambda side: side.tx.movies.add(draft, at))
+
+    @precondition(lambda self: self._open)
+    @rule(drafts=_many_drafts, at=_moments)
+    def add_many(self, drafts: list[MovieDraft], at: dt.datetime) -> None:
+        self._same(lambda side: _listed(side.tx.movies.add_many(drafts, at)))
+
+    @precondition(lambda self: self._open)
+    @rule(movie_id=_ids)
+    def get_held(self, movie_id: int) -> None:
+        self._same(lambda side: side.tx.movies.get(movie_id))
+
+    @precondition(lambda self: self._open)
+    @rule(movie=_movies)
+    def replace(self, movie: Movie) -> None:
+        self._same(lambda side: side.tx.movies.replace(movie))
+
+    @precondition(lambda self: self._open)
+    @rule(movie_id=_ids)
+    def remove(self, movie_id: int) -> None:
+        self._same(lambda side: side.tx.movies.remove(movie_id))
+
+    # Events
+
+    @precondition(lambda self: self._open)
+    @rule(
+        kinds=st.lists(_kinds, max_size=30),
+        movie_id=_rows,
+        step=st.integers(1, 3),
+        at=_moments,
+        actor=_texts,
+        movie=_movies,
+    )
+    def append(  # noqa: PLR0913 - an event
+        self, *, kinds: list[type[Event]], movie_id: int, step: int, at: dt.datetime, actor: str, movie: Movie
+    ) -> None:
+        events: list[Event] = []
+        for kind in kinds:
+            self._versions[movie_id] = self._versions.get(movie_id, 0) + step
+            events.append(kind(movie_id, self._versions[movie_id], at, actor, movie))
+        self._same(lambda side: side.tx.events.append(*events))
+
+    # Images
+
+    @precondition(lambda self: self._open)
+    @rule(record=_records)
+    def note_image(self, record: ImageRecord) -> None:
+        if self._same(lambda side: side.tx.images.get(record.image.key)) is ImageNotFound:
+            self._same(lambda side: side.tx.images.add(record))
+
+    @precondition(lambda self: self._open)
+    @rule(record=_records)
+    def replace_image(self, record: ImageRecord) -> None:
+        self._same(lambda side: side.tx.images.replace(record))
+
+    @precondition(lambda self: self._open)
+    @rule(key=_keys)
+    def forget_image(self, key: str) -> None:
+        self._same(lambda side: side.tx.images.remove(key))
+
+    @precondition(lambda self: self._open)
+    @rule(movie_id=_ids)
+    def images_of(self, movie_id: int) -> None:
+        self._same(lambda side: _listed(side.tx.images.of_movie(movie_id)))
+
+    @precondition(lambda self: self._open)
+    @rule(now=_moments, limit=st.integers(0, 9))
+    def images_due(self, now: dt.datetime, limit: int) -> None:
+        self._same(lambda side: _listed(side.tx.images.due(now, limit)))
+
+
+def compare(reference: StoreFactory, store: StoreFactory, options: settings | None = None) -> int:
+    """Drive both through the same histories, as many and as long as `options` say.
+
+    Returns:
+        The number of answers that were compared.
+
+    Raises:
+        AssertionError: an answer of `store` is not that of `reference`.
+    """
+
+    class Compared(Histories):
+        stores = (reference, store)
+
+    # How long a history takes is the stores' affair.
+    unhurried = settings(options, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    run_state_machine_as_test(Compared, settings=unhurried)  # type: ignore[no-untyped-call]
+    return Compared.answers
+
+
+async def _listed(answer: Awaitable[Sequence[object]]) -> list[object]:
+    return list(await answer)
+
+
+async def _exported(side: _Side, query: MovieQuery) -> list[Movie]:
+    return [movie async for movie in side.queries.export(query)]
+
+
+async def _ledger(side: _Side) -> tuple[list[ImageRecord], list[ImageRecord | None]]:
+    async with side.transactions() as tx:
+        due = list(await tx.images.due(_DOOMSDAY, 100))
+        return due, [await _found(tx, key) for key in _KEYS]
+
+
+async def _found(tx: Transaction, key: str) -> ImageRecord | None:
+    try:
+        return await tx.images.get(key)
+    except ImageNotFound:
+        return None

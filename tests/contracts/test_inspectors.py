@@ -1,0 +1,130 @@
+"""The suite of the inspectors, on Pillow and on the standard library, and that both say the same."""
+
+import io
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from watchly_adapters.headers import HeaderInspector, measure
+from watchly_adapters.pillow import PillowInspector
+from watchly_adapters.testing import samples
+from watchly_adapters.testing.inspectors import ImageInspectorContract
+from watchly_core.errors import ImageRejected, ImageTooLarge
+from watchly_core.images import Measured
+
+
+class TestPillowInspector(ImageInspectorContract):
+    @pytest.fixture
+    def inspector(self) -> PillowInspector:
+        return PillowInspector()
+
+
+class TestHeaderInspector(ImageInspectorContract):
+    @pytest.fixture
+    def inspector(self) -> HeaderInspector:
+        return HeaderInspector()
+
+
+#: Ways to save each format, so that every kind of header is made.
+SAVED: dict[str, list[dict[str, object]]] = {
+    "jpeg": [{}, {"progressive": True}, {"optimize": True, "quality": 1}, {"comment": b"a comment"}],
+    "png": [{}, {"bits": 8}, {"save_all": True}],
+    "gif": [{}, {"save_all": True}, {"comment": b"x" * 1000, "transparency": 0}],
+    "webp": [{}, {"lossless": True}, {"save_all": True}, {"lossless": True, "exact": True}],
+    "avif": [{"speed": 10}, {"speed": 10, "save_all": True}],
+}
+MODES = {
+    "jpeg": ["L", "RGB", "CMYK"],
+    "png": ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"],
+    "gif": ["P", "L", "RGB"],
+    "webp": ["RGB", "RGBA"],
+    "avif": ["RGB", "RGBA", "L"],
+}
+SIZES = [(1, 1), (1, 300), (301, 2), (64, 64)]
+
+
+def _saved(format_: str, mode: str, size: tuple[int, int], options: dict[str, object], turn: int) -> bytes:
+    image = Image.new(mode, size)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    if options.get("save_all"):
+        options = options | {"append_images": [Image.new(mode, size, 1 if mode != "RGBA" else (1, 2, 3, 4))]}
+    # GIF has no EXIF data, and Pillow 13 dies of SIGSEGV saving an animated AVIF with an orientation.
+    if format_ != "gif" and not (format_ == "avif" and options.get("save_all")):
+        options = options | {"exif": exif}
+    buffer = io.BytesIO()
+    image.save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("format_", SAVED)
+async def test_both_say_what_pillow_shows(format_: str) -> None:
+    pillow, header = PillowInspector(), HeaderInspector()
+    for mode, size, options, turn in product(MODES[format_], SIZES, SAVED[format_], [1, 3, 6, 7]):
+        content = _saved(format_, mode, size, options, turn)
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            expected = Measured(format_, *ImageOps.exif_transpose(image).size)
+        assert await header.measure(io.BytesIO(content)) == expected, (mode, size, options, turn)
+        assert await pillow.measure(io.BytesIO(content)) == expected, (mode, size, options, turn)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", [*samples.UPRIGHT, *(f"turned {name}" for name in samples.TURNED)])
+async def test_a_file_cut_anywhere_is_measured_right_or_refused(name: str) -> None:
+    content = samples.TURNED[name.removeprefix("turned ")] if "turned" in name else samples.UPRIGHT[name]
+    whole = measure(io.BytesIO(content))
+    upright = Measured(whole.format, samples.WIDTH, samples.HEIGHT)
+    for inspector in (PillowInspector(), HeaderInspector()):
+        for length in range(len(content)):
+            try:
+                measured = await inspector.measure(io.BytesIO(content[:length]))
+            except ImageRejected:
+                continue
+            # A WebP says how it is turned after its pixels.
+            assert measured in (whole, upright)
+
+
+MUTATED = [*samples.UPRIGHT.values(), *samples.TURNED.values()]
+
+
+@given(st.sampled_from(MUTATED), st.lists(st.tuples(st.integers(0, 400), st.binary(min_size=1, max_size=8))))
+def test_broken_bytes_are_measured_or_refused_and_nothing_else(
+    content: bytes, changes: list[tuple[int, bytes]]
+) -> None:
+    broken = bytearray(content)
+    for position, data in changes:
+        at = position % len(broken)
+        broken[at : at + len(data)] = data
+    source = io.BytesIO(bytes(broken))
+    try:
+        measured = measure(source)
+    except ImageRejected:
+        return
+    finally:
+        assert source.tell() == 0
+    assert measured.width > 0
+    assert measured.height > 0
+
+
+@given(st.sampled_from([b"", *(content[:32] for content in MUTATED)]), st.binary(max_size=300))
+def test_bytes_after_a_signature_are_measured_or_refused_and_nothing_else(head: bytes, tail: bytes) -> None:
+    try:
+        measure(io.BytesIO(head[:32] + tail))
+    except ImageRejected:
+        return
+
+
+@pytest.mark.anyio
+async def test_pillow_refuses_a_gif_that_grows_to_a_bomb_as_too_large() -> None:
+    """Its plug-in alone judges the number of pixels, when the first frame does not fit on the screen."""
+    plain = samples.UPRIGHT["gif"]
+    frame = plain.index(b",", 13 + 12)
+    bomb = plain[: frame + 5] + b"\xff\xff\xff\xff" + plain[frame + 9 :]
+    with pytest.raises(ImageTooLarge):
+        await PillowInspector().measure(io.BytesIO(bomb))
+    assert await HeaderInspector().measure(io.BytesIO(bomb)) == Measured("gif", 65_535, 65_535)
