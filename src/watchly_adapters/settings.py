@@ -92,7 +92,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         image_store_url=_image_store_url(given),
         secret_key=given.get("SECRET_KEY", _secret, None, "the output of: openssl rand -hex 32"),
         cors_origins=given.get("CORS_ORIGINS", _origins, (), "https://app.example,http://localhost:3000"),
-        allowed_hosts=given.get("ALLOWED_HOSTS", _list, (), "movies.example,www.movies.example"),
+        allowed_hosts=given.get("ALLOWED_HOSTS", _hosts, (), "movies.example,www.movies.example"),
         max_json_bytes=given.get("MAX_JSON_BYTES", _size, 1_000_000, "1 MB"),
         max_image_bytes=given.get("MAX_IMAGE_BYTES", _size, MAX_IMAGE_BYTES, "500 MB"),
         max_page_limit=given.get("MAX_PAGE_LIMIT", _integer(1, 10_000), 200, "200"),
@@ -133,6 +133,10 @@ def _path(text: str) -> Path | None:
 
 def _list(text: str) -> tuple[str, ...]:
     return tuple(part for part in (part.strip() for part in text.split(",")) if part)
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    return tuple(host.lower() for host in _list(text))
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:

@@ -20,10 +20,9 @@ from litestar.enums import HttpMethod, ScopeType
 from litestar.router import Router
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from watchly_adapters.container import Container, Database
+from watchly_adapters.container import Container
 from watchly_adapters.settings import Settings
-from watchly_core import Catalogue, Gallery
-from watchly_core.ports import ImageFiles, ImageStore
+from watchly_core.ports import ImageFiles
 from watchly_http.images import ImageFileController, MovieImageController
 from watchly_http.movies import MovieController
 from watchly_http.openapi import document
@@ -34,7 +33,7 @@ from watchly_http.ops import (
     documentation_assets,
 )
 from watchly_http.problems import KINDS, Problem, reply_to_error
-from watchly_http.requests import REQUEST_ID, allowed_methods, path_of
+from watchly_http.requests import REQUEST_ID, MalformedRequest, Request, allowed_methods, path_of
 
 _log = structlog.stdlib.get_logger("watchly.requests")
 
@@ -63,31 +62,12 @@ def create_app(container: Container) -> Litestar:
         async with container.database():
             yield
 
-    def provide_settings() -> Settings:
-        return settings
-
-    def provide_catalogue() -> Catalogue:
-        return container.catalogue()
-
-    def provide_gallery() -> Gallery:
-        return container.gallery()
-
-    def provide_database() -> Database:
-        return container.database()
-
-    def provide_images() -> ImageStore:
-        return images
-
-    def provide_openapi() -> bytes:
-        return openapi
-
     dependencies = {
-        "settings": Provide(provide_settings, sync_to_thread=False),
-        "catalogue": Provide(provide_catalogue, sync_to_thread=False),
-        "gallery": Provide(provide_gallery, sync_to_thread=False),
-        "database": Provide(provide_database, sync_to_thread=False),
-        "images": Provide(provide_images, sync_to_thread=False),
-        "openapi": Provide(provide_openapi, sync_to_thread=False),
+        "settings": _fixed(settings),
+        "catalogue": _fixed(container.catalogue()),
+        "gallery": _fixed(container.gallery()),
+        "database": _fixed(container.database()),
+        "images": _fixed(images),
     }
     routes: list[type[Controller] | Router] = [
         MovieController,
@@ -98,16 +78,17 @@ def create_app(container: Container) -> Litestar:
         documentation_assets(),
     ]
     if isinstance(images, ImageFiles):
-        files: ImageFiles = images
-
-        def provide_files() -> ImageFiles:
-            return files
-
-        dependencies["files"] = Provide(provide_files, sync_to_thread=False)
+        dependencies["files"] = _fixed(images)
         routes.append(ImageFileController)
+
+    def check_host(request: Request) -> None:
+        host = request.headers.get("host", "").lower()
+        if host.rpartition(":")[0] not in settings.allowed_hosts and host not in settings.allowed_hosts:
+            raise MalformedRequest("this service does not answer for the host that the request names")
 
     app = Litestar(
         routes,
+        before_request=check_host if settings.allowed_hosts else None,
         dependencies=dependencies,
         lifespan=[lifespan],
         exception_handlers={Exception: reply_to_error},
@@ -117,8 +98,15 @@ def create_app(container: Container) -> Litestar:
     )
     app.asgi_handler = _Front(app.asgi_handler)
     statuses = {kind.code: kind.status for kind in KINDS.values()}
-    openapi = msgspec.json.encode(document(app.routes, Problem, statuses, version("watchly")))
+    app.state.openapi = msgspec.json.encode(document(app.routes, Problem, statuses, version("watchly")))
     return app
+
+
+def _fixed(part: object) -> Provide:
+    def provide() -> object:
+        return part
+
+    return Provide(provide, sync_to_thread=False)
 
 
 def _cors(settings: Settings) -> CORSConfig:

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Never
 
@@ -254,8 +254,8 @@ async def _export(settings: Settings, form: str, out: IO[bytes]) -> None:
     from watchly_http.running import entered
 
     write = write_csv if form == "csv" else write_ndjson
-    async with entered(settings) as container:
-        async for line in write(container.catalogue().export()):
+    async with entered(settings) as container, aclosing(write(container.catalogue().export())) as lines:
+        async for line in lines:
             out.write(line)
     out.flush()
 
@@ -312,10 +312,6 @@ def main() -> Never:
         _say(f"watchly: {_list(invalid.faults)}")
     except WatchlyError as error:
         _say(f"watchly: {error}")
-    except BrokenPipeError:
-        # The reader of stdout has left; Python would complain about it once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(_SIGNALLED + signal.SIGPIPE)
     except OSError as error:
         _say(f"watchly: {error.filename or 'input or output'}: {error.strerror}")
     sys.exit(1)

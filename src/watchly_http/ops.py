@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 import litestar_offline_docs
 import msgspec
 from litestar import Controller, MediaType, Response, get
+from litestar.datastructures import State
 from litestar.params import FromPath
 from litestar.router import Router
 from litestar.static_files import create_static_files_router
@@ -18,7 +19,7 @@ from watchly_core.errors import NotFound, WatchlyError
 from watchly_core.ports import ImageFiles
 from watchly_http.drain import draining
 from watchly_http.openapi import Operation, Parameter, Reply
-from watchly_http.parts import Database, ImageStore, OpenAPI
+from watchly_http.parts import Database, ImageStore
 from watchly_http.problems import KINDS, Kind
 
 #: Seconds after which a part that has not answered counts as down.
@@ -28,14 +29,14 @@ _NO_KEY: Final = "0" * 32
 
 _encode = msgspec.json.Encoder().encode
 
-State = Literal["up", "degraded", "down", "draining"]
+Condition: TypeAlias = Literal["up", "degraded", "down", "draining"]
 
 
 class Health(msgspec.Struct, omit_defaults=True):
     """How the service does: `down` and `draining` mean that it should get no requests."""
 
-    status: State
-    checks: dict[str, State] = {}
+    status: Condition
+    checks: dict[str, Condition] = {}
 
 
 class Kinds(msgspec.Struct):
@@ -77,11 +78,11 @@ class HealthController(Controller):
         found = dict(zip(checks, await asyncio.gather(*checks.values()), strict=True))
         if draining():
             return _health(Health("draining", found))
-        worst: tuple[State, ...] = ("down", "degraded")
+        worst: tuple[Condition, ...] = ("down", "degraded")
         return _health(Health(next((state for state in worst if state in found.values()), "up"), found))
 
 
-async def _check(sign_of_life: Awaitable[object], otherwise: State) -> State:
+async def _check(sign_of_life: Awaitable[object], otherwise: Condition) -> Condition:
     try:
         await asyncio.wait_for(sign_of_life, _CHECK_TIMEOUT)
     except (WatchlyError, TimeoutError):
@@ -136,9 +137,9 @@ class DocumentationController(Controller):
     """The API described, for people and for programs."""
 
     @get("/openapi.json")
-    async def openapi(self, openapi: OpenAPI) -> Response[bytes]:
+    async def openapi(self, state: State) -> Response[bytes]:
         """The OpenAPI document."""
-        return Response(openapi, media_type=MediaType.JSON)
+        return Response(state.openapi, media_type=MediaType.JSON)
 
     @get("/docs")
     async def docs(self) -> Response[str]:

@@ -1,0 +1,315 @@
+"""The command line, as a process of its own on an embedded home or a named database."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+import httpx
+import psycopg
+import pytest
+from tests.services import WATCHLY, Service, environment, run
+
+from watchly_adapters.embedded import EmbeddedPostgres
+from watchly_adapters.settings import load_settings
+from watchly_core.errors import Misconfigured
+
+COLUMNS = "title,description,release_year,genre\n"
+
+
+@pytest.fixture(scope="session")
+def running_home(reachable_directory: Path) -> Iterator[Path]:
+    """An embedded home whose database runs for the whole session, so that commands join it."""
+    home = reachable_directory / "cli-home"
+    with EmbeddedPostgres(home):
+        yield home
+
+
+@pytest.fixture
+def home(running_home: Path) -> Path:
+    """An embedded home with nothing in it."""
+    assert run("migrate", WATCHLY_HOME=str(running_home)).returncode == 0
+    with EmbeddedPostgres(running_home) as url, psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("TRUNCATE movies, images, events RESTART IDENTITY")
+    return running_home
+
+
+@pytest.fixture
+def fresh_home(reachable_directory: Path) -> Iterator[Path]:
+    """A home that is not there yet."""
+    home = reachable_directory / f"fresh-{uuid.uuid4().hex}"
+    yield home
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def titles(home: Path) -> list[str]:
+    exported = run("export", WATCHLY_HOME=str(home))
+    assert exported.returncode == 0, exported.stderr
+    return [json.loads(line)["title"] for line in exported.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("command", ["", "serve", "migrate", "import", "export", "sweep", "doctor"])
+def test_every_command_explains_itself_with_examples(command: str) -> None:
+    shown = run(*command.split(), "--help")
+    assert shown.returncode == 0
+    assert "Example" in shown.stdout
+    assert f"  watchly {command}" in shown.stdout or "DATABASE_URL=" in shown.stdout
+    assert shown.stderr == ""
+
+
+def test_sample_is_imported_exported_and_imported_again(home: Path, tmp_path: Path) -> None:
+    imported = run("import", "--sample", WATCHLY_HOME=str(home))
+    assert (imported.returncode, imported.stdout) == (0, "")
+    with Path("src/watchly_http/sample.csv").open(encoding="utf-8", newline="") as file:
+        films = list(csv.DictReader(file))
+    assert len(films) >= 250
+    assert imported.stderr == f"movies added: {len(films)}, rows rejected: 0\n"
+    assert titles(home) == [film["title"] for film in films]
+    for name in ("movies.csv", "movies.ndjson"):
+        written = tmp_path / name
+        assert run("export", "-o", str(written), WATCHLY_HOME=str(home)).returncode == 0
+        checked = run("import", "--dry-run", str(written), WATCHLY_HOME=str(home))
+        assert checked.stderr == f"movies would be added: {len(films)}, rows rejected: 0\n"
+    assert (tmp_path / "movies.csv").read_bytes() == run(
+        "export", "--format", "csv", WATCHLY_HOME=str(home)
+    ).stdout.replace("\n", "\r\n").encode()
+
+
+def test_a_bad_row_is_named_and_nothing_is_added(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "films.csv"
+    path.write_text(COLUMNS + 'Heat,"two\nlines",1995,Crime\n,,3000,\nAlien,,soon,\n', encoding="utf-8")
+    rejects = tmp_path / "rejects.ndjson"
+    imported = run("import", "--rejects", str(rejects), str(path), WATCHLY_HOME=str(home))
+    assert imported.returncode == 1
+    assert imported.stderr.splitlines() == [
+        "line 4: title: is required; release_year: must be at most 2200",
+        "line 5: release_year: must be an integer or null",
+        "watchly: nothing was added: rows that break rules: 2",
+    ]
+    assert [json.loads(line)["line"] for line in rejects.read_text().splitlines()] == [4, 5]
+    assert titles(home) == []
+
+
+def test_bad_rows_are_left_out_when_asked(home: Path) -> None:
+    text = COLUMNS + "Heat,,1995,\n,,,\nAlien,,1979,\n"
+    imported = run("import", "--on-error", "skip", "--format", "csv", "-", stdin=text, WATCHLY_HOME=str(home))
+    assert imported.returncode == 0
+    assert "movies added: 2, rows rejected: 1" in imported.stderr
+    assert titles(home) == ["Heat", "Alien"]
+
+
+def test_many_bad_rows_do_not_flood_the_terminal(home: Path) -> None:
+    imported = run("import", "--format", "csv", "-", stdin=COLUMNS + ",,,x\n" * 5_000, WATCHLY_HOME=str(home))
+    assert imported.returncode == 1
+    assert len(imported.stderr.splitlines()) == 22
+
+
+def test_what_spreadsheets_write_is_read(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "films.csv"
+    text = 'genre,title\r\nDrama,"Amélie, or ""le fabuleux destin"""\r\n,七人の侍\r\n'
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert run("import", str(path), WATCHLY_HOME=str(home)).returncode == 0
+    assert titles(home) == ['Amélie, or "le fabuleux destin"', "七人の侍"]
+
+
+def test_broken_utf8_is_named_by_line(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "films.csv"
+    path.write_bytes(COLUMNS.encode() + b"Heat,,,\nAm\xe9lie,,,\n")
+    imported = run("import", str(path), WATCHLY_HOME=str(home))
+    assert imported.returncode == 1
+    assert imported.stderr.startswith("line 3: title: ")
+    assert "UTF-8" in imported.stderr
+    assert "Traceback" not in imported.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["import", "--format", "csv", "-"], "the column 'year' is not one of title"),
+        (["import", "--format", "csv", "--ignore-unknown", "-"], "movies added: 1"),
+        (["import", "-"], "say --format csv or --format ndjson"),
+        (["import"], "name a FILE or --sample"),
+        (["import", "--sample", "-"], "name a FILE or --sample"),
+        (["import", "/nowhere.csv"], "does not exist"),
+        (["export", "-o", "/nowhere/movies.csv"], "No such file or directory"),
+        (["export", "-o", "movies.xlsx"], "say --format csv or --format ndjson"),
+    ],
+)
+def test_wrong_use_is_one_clear_error(home: Path, arguments: list[str], said: str) -> None:
+    done = run(*arguments, stdin="title,year\nHeat,1995\n", WATCHLY_HOME=str(home))
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (0 if "added" in said else 1 if "column" in said or "No such" in said else 2)
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"PORT": "http"}, "PORT must be an integer from 0 to 65535; an example: PORT=8080"),
+        ({"HOST": "256.1.1.1", "DATABASE_URL": "memory:"}, "HOST"),
+        ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL must be a postgresql:// URL"),
+        ({"DATABASE_URL": "postgresql://u:s3cret@127.0.0.1/x"}, "SECRET_KEY is missing"),
+        ({"CLOUDINARY_API_KEY": "k"}, "CLOUDINARY_API_SECRET is missing"),
+        ({"WATCHLY_HOME": "/dev/null/x"}, "WATCHLY_HOME"),
+    ],
+)
+def test_serve_refuses_a_bad_setting_in_one_line(
+    variables: dict[str, str], said: str, fresh_home: Path
+) -> None:
+    done = run("serve", **{"WATCHLY_HOME": str(fresh_home), **variables})
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "s3cret" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["migrate", "import --sample", "export", "sweep"])
+def test_memory_is_no_place_for_commands(command: str) -> None:
+    done = run(*command.split(), DATABASE_URL="memory:")
+    assert done.returncode == 1
+    assert "keeps nothing between commands" in done.stderr
+
+
+def test_a_dotenv_file_is_read_below_the_environment(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PORT=nonsense\nLOG_LEVEL=warning\n")
+    with pytest.raises(Misconfigured, match="PORT"):
+        load_settings(tmp_path / ".env")
+
+
+def test_serve_makes_its_home_answers_and_stops_cleanly(fresh_home: Path, tmp_path: Path) -> None:
+    with Service(tmp_path / "log", WATCHLY_HOME=str(fresh_home)) as service:
+        assert httpx.get(f"{service.url}/health/ready").json()["checks"]["database"] == "up"
+        created = httpx.post(f"{service.url}/api/movies", json={"title": "Heat"})
+        assert created.status_code == 201
+        secret = (fresh_home / "secret_key").read_text()
+        assert titles(fresh_home) == ["Heat"]
+        assert httpx.get(f"{service.url}/health/live").status_code == 200
+        assert service.stop() == 0
+    assert not (fresh_home / "postgres/data/postmaster.pid").exists()
+    with Service(tmp_path / "log", WATCHLY_HOME=str(fresh_home)) as service:
+        assert httpx.get(f"{service.url}{created.headers['location']}").json() == created.json()
+        assert (fresh_home / "secret_key").read_text() == secret
+        assert service.stop(signal.SIGINT) == 0
+    assert not (fresh_home / "postgres/data/postmaster.pid").exists()
+
+
+def test_two_services_share_a_home_and_only_the_last_stops_the_database(
+    fresh_home: Path, tmp_path: Path
+) -> None:
+    with (
+        Service(tmp_path / "one", WATCHLY_HOME=str(fresh_home)) as one,
+        Service(tmp_path / "two", WATCHLY_HOME=str(fresh_home)) as two,
+    ):
+        created = httpx.post(f"{one.url}/api/movies", json={"title": "Heat"})
+        assert httpx.get(f"{two.url}{created.headers['location']}").json() == created.json()
+        assert one.stop() == 0
+        assert httpx.get(f"{two.url}{created.headers['location']}").status_code == 200
+        assert two.stop() == 0
+    assert not (fresh_home / "postgres/data/postmaster.pid").exists()
+
+
+def test_a_taken_port_is_one_line(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run("serve", WATCHLY_HOME=str(home), PORT=port)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert port in done.stderr
+
+
+def test_serve_on_the_fakes_needs_nothing(tmp_path: Path) -> None:
+    variables = {"DATABASE_URL": "memory:", "WATCHLY_HOME": str(tmp_path / "home"), "LOG_FORMAT": "json"}
+    with Service(tmp_path / "log", "--workers", "4", **variables) as service:
+        assert httpx.post(f"{service.url}/api/movies", json={"title": "Heat"}).status_code == 201
+        request_id = httpx.get(f"{service.url}/api/movies/1").headers["x-request-id"]
+        assert service.stop() == 0
+        logged = [json.loads(line) for line in service.log.splitlines() if line.startswith("{")]
+    assert not (tmp_path / "home").exists()
+    assert {
+        "method": "GET",
+        "path": "/api/movies/1",
+        "status": 200,
+        "request_id": request_id,
+    }.items() <= logged[-1].items()
+
+
+def test_serve_on_a_named_database_migrates_it(empty_database: str, tmp_path: Path) -> None:
+    url = _as_url(empty_database)
+    variables = {"DATABASE_URL": url, "SECRET_KEY": "k" * 32, "WATCHLY_HOME": str(tmp_path / "home")}
+    with Service(tmp_path / "log", **variables) as service:
+        assert httpx.post(f"{service.url}/api/movies", json={"title": "Heat"}).status_code == 201
+        assert service.stop() == 0
+    assert run("export", **variables).stdout == (
+        '{"title":"Heat","description":null,"release_year":null,"genre":null}\n'
+    )
+
+
+def test_a_database_out_of_reach_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    url = f"postgresql://watchly:s3cret@127.0.0.1:{port}/watchly"
+    done = run("migrate", DATABASE_URL=url, WATCHLY_HOME=str(tmp_path))
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert f"127.0.0.1:{port}" in done.stderr
+    assert "s3cret" not in done.stderr
+
+
+def test_doctor_tells_what_answers_and_what_does_not(home: Path, tmp_path: Path) -> None:
+    well = run("doctor", WATCHLY_HOME=str(home), COLUMNS="200")
+    assert well.returncode == 0
+    assert "answers: PostgreSQL" in well.stdout
+    assert "stores and deletes" in well.stdout
+    blocked = tmp_path / "images"
+    blocked.write_text("a file where a folder should be")
+    ill = run("doctor", WATCHLY_HOME=str(home), IMAGE_STORE_URL=blocked.as_uri(), COLUMNS="200")
+    assert ill.returncode == 1
+    assert "FAILS" in ill.stdout
+
+
+def test_sweep_deletes_what_is_due(home: Path, tmp_path: Path) -> None:
+    gif = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x01\x00\x00\x00\x00" + (
+        b",\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;"
+    )
+    with Service(tmp_path / "log", WATCHLY_HOME=str(home)) as service:
+        movie = httpx.post(f"{service.url}/api/movies", json={"title": "Heat"}).headers["location"]
+        put = httpx.put(f"{service.url}{movie}/image", content=gif, headers={"content-type": "image/gif"})
+        assert put.status_code == 200
+        image = f"{service.url}{put.json()['image_url']}"
+        assert httpx.get(image).content == gif
+        assert httpx.delete(f"{service.url}{movie}?purge=true").status_code == 204
+        swept = run("sweep", WATCHLY_HOME=str(home))
+        assert (swept.returncode, swept.stderr) == (0, "images deleted: 1, to be tried again: 0\n")
+        assert httpx.get(image).status_code == 404
+
+
+def test_a_reader_that_leaves_early_is_told_nothing(home: Path) -> None:
+    assert run("import", "--sample", WATCHLY_HOME=str(home)).returncode == 0
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [WATCHLY, "export"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env=environment(WATCHLY_HOME=str(home)),
+        check=False,
+        cwd="/",
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def _as_url(conninfo: str) -> str:
+    """A URL for a conninfo string, as DATABASE_URL wants one."""
+    parts = psycopg.conninfo.conninfo_to_dict(conninfo)
+    rest = urlencode({key: str(value) for key, value in parts.items() if key not in {"user", "dbname"}})
+    return f"postgresql://{quote(str(parts.get('user', '')))}@/{parts['dbname']}?{rest}"

@@ -1,0 +1,103 @@
+"""`watchly serve` as a process of its own, for tests that need a real one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+WATCHLY = str(Path(sys.executable).with_name("watchly"))
+START_LIMIT = 60.0
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment without what would configure Watchly, with `variables`."""
+    ours = (
+        "DATABASE_URL",
+        "SECRET_KEY",
+        "CLOUDINARY_",
+        "IMAGE_STORE_URL",
+        "WATCHLY_",
+        "HOST",
+        "PORT",
+        "LOG_",
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**kept, "PYTHONWARNINGS": "default", **variables}
+
+
+def run(*words: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of `watchly` to its end."""
+    return subprocess.run(
+        [WATCHLY, *words],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env=environment(**variables),
+        cwd="/",
+    )
+
+
+class Service:
+    """A running `watchly serve`, in a process group of its own.
+
+    Attributes:
+        url: where it answers.
+        process: the supervisor.
+    """
+
+    def __init__(self, log: Path, *words: str, **variables: str) -> None:
+        self._log = log
+        with log.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [WATCHLY, "serve", "--port", "0", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,
+                env=environment(**variables),
+                cwd="/",
+            )
+        self.url = self._address()
+
+    def _address(self) -> str:
+        deadline = time.monotonic() + START_LIMIT
+        while time.monotonic() < deadline:
+            for line in self.log.splitlines():
+                if line.startswith("Watchly answers at "):
+                    return line.split()[3]
+            if self.process.poll() is not None:
+                raise AssertionError(f"serve ended with {self.process.returncode}: {self.log}")
+            time.sleep(0.01)  # between looks, not in place of one
+        raise AssertionError(f"serve did not start in time: {self.log}")
+
+    @property
+    def log(self) -> str:
+        """What it has said so far."""
+        return self._log.read_text()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal to the supervisor; its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        """Kill the whole process group at once."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(60)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.stop()
