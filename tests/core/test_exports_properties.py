@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 
 import msgspec
 from hypothesis import given, settings
@@ -29,13 +29,13 @@ drafts = st.builds(
 ).map(drafted)
 
 
-async def stream(movies: Iterable[Movie]) -> AsyncIterator[Movie]:
+async def stream(movies: Iterable[Movie]) -> AsyncGenerator[Movie, None]:
     for movie in movies:
         yield movie
 
 
 def exported(
-    write: Callable[[AsyncIterator[Movie]], AsyncIterator[bytes]], written: list[MovieDraft]
+    write: Callable[[AsyncGenerator[Movie, None]], AsyncGenerator[bytes, None]], written: list[MovieDraft]
 ) -> bytes:
     movies = [
         Movie(7, draft.title, draft.description, draft.release_year, draft.genre, None, None, 1, None, None)

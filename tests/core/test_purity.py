@@ -31,7 +31,7 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 def test_importing_the_core_loads_nothing_that_msgspec_does_not_load() -> None:
     # A process of its own: this one has loaded pytest and what its plugins need. msgspec itself takes
     # typing_extensions where it finds it, which is no doing of the core.
-    done = subprocess.run(  # noqa: S603 - this interpreter, our own text
+    done = subprocess.run(
         [sys.executable, "-W", "error", "-c", _IMPORT_ALL], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
