@@ -110,11 +110,18 @@ class ImageNotFound(NotFound):
 
 
 class VersionConflict(WatchlyError):
-    """The movie is at another version than the write was based on; nothing was changed."""
+    """The movie is at another version than the write was based on; nothing was changed.
+
+    Attributes:
+        movie_id: which movie.
+        expected: the version that the write was based on; 0, which no movie has, for none of them.
+        current: the version that the movie has.
+    """
 
     def __init__(self, movie_id: int, expected: int, current: int) -> None:
         self.movie_id, self.expected, self.current = movie_id, expected, current
-        super().__init__(f"movie {movie_id} is at version {current}, not {expected}")
+        wanted = f"not {expected}" if expected else "which the write does not allow"
+        super().__init__(f"movie {movie_id} is at version {current}, {wanted}")
 
 
 class ImageRejected(WatchlyError):

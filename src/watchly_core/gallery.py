@@ -99,7 +99,8 @@ class Gallery:
         self._inspector = inspector
         self._clock = clock
         self._keys = keys
-        self._max_bytes = max_bytes if store.max_bytes is None else min(max_bytes, store.max_bytes)
+        #: The largest image that is accepted.
+        self.max_bytes = max_bytes if store.max_bytes is None else min(max_bytes, store.max_bytes)
         self._grace = grace
 
     async def attach(
@@ -179,8 +180,8 @@ class Gallery:
         size = 0
         async for chunk in content:
             size += len(chunk)
-            if size > self._max_bytes:
-                raise ImageTooLarge(f"an image may have at most {self._max_bytes} bytes")
+            if size > self.max_bytes:
+                raise ImageTooLarge(f"an image may have at most {self.max_bytes} bytes")
             await asyncio.to_thread(spool.write, chunk)
         return size
 

@@ -218,9 +218,12 @@ def _restates(name: str, value: object, current: Movie | None) -> bool:
         return value is None and name in _ABSENT_YET
     if name not in Movie.__struct_fields__:
         return False
+    known: object = getattr(current, name)
+    if value is None or known is None:
+        return value is known
     # JSON tells 1 from true and 1.0, which Python's == does not.
     told = _canonical(value)
-    return told is not None and told == _canonical(getattr(current, name))
+    return told is not None and told == _canonical(known)
 
 
 def _canonical(value: object) -> bytes | None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from watchly_core import Catalogue, Movie
+import msgspec
+
+from watchly_core import Movie
 from watchly_core.errors import NotFound
+from watchly_http.parts import Catalogue
 from watchly_http.requests import MalformedRequest, Request
 
-_TAG: Final = re.compile(r'\s*(?P<weak>W/)?"(?P<tag>[\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
+# Empty elements of a list are passed over (RFC 9110, section 5.6.1.2).
+_TAG: Final = re.compile(r'[\s,]*(?P<weak>W/)?"(?P<tag>[\x21\x23-\x7e\x80-\xff]*)"\s*(?:,[\s,]*|$)')
 _VERSION: Final = re.compile(r"v([1-9][0-9]{0,18})")
 
 #: A version that no movie has.
@@ -23,39 +27,69 @@ def etag(movie: Movie) -> str:
 
 def matches(request: Request, tag: str) -> bool:
     """Whether `If-None-Match` holds `tag`, so that 304 is the answer; tags are compared weakly."""
-    header = request.headers.get("if-none-match")
-    if header is None:
-        return False
-    if header.strip() == "*":
-        return True
+    header = _header(request, "if-none-match")
     # A broken header is no condition: the full answer is always right.
-    return tag.strip('"') in {found for _, found in _tags(header) or ()}
+    return header is not None and (
+        header == "*" or tag.strip('"') in {found for _, found in _tags(header) or ()}
+    )
 
 
-async def expected_version(request: Request, movie_id: int, catalogue: Catalogue) -> int | None:
-    """The version that `If-Match` makes a write depend on; None where it allows any.
+class Precondition(msgspec.Struct, frozen=True):
+    """What a write depends on: the versions that it is for, and those that it is not for.
 
-    Of several tags, the one that the movie has now is taken, and the write still depends on it.
+    `allowed` is None for all of them, `refused` is None for all of them.
+    """
+
+    allowed: frozenset[int] | None = None
+    refused: frozenset[int] | None = frozenset()
+
+    async def version(self, movie_id: int, catalogue: Catalogue) -> int | None:
+        """The version to base the write on: None for any, `NO_VERSION` where the precondition fails.
+
+        Where several would do, the one that the movie has now is taken, and the write still depends on it.
+        """
+        if self.refused == frozenset():
+            if self.allowed is None:
+                return None
+            if len(self.allowed) <= 1:
+                return next(iter(self.allowed), NO_VERSION)
+        try:
+            current = (await catalogue.get(movie_id)).version
+        except NotFound:
+            return NO_VERSION
+        if self.refused is None or current in self.refused:
+            return NO_VERSION
+        return current if self.allowed is None or current in self.allowed else NO_VERSION
+
+
+def precondition(request: Request) -> Precondition:
+    """What `If-Match` and `If-None-Match` make a write depend on.
 
     Raises:
-        MalformedRequest: the header is no list of entity tags.
+        MalformedRequest: one of them is no list of entity tags.
     """
-    header = request.headers.get("if-match")
-    if header is None or header.strip() == "*":
-        return None
+    allowed, refused = _header(request, "if-match"), _header(request, "if-none-match")
+    return Precondition(
+        # Weak tags never match here (RFC 9110, section 13.1.1).
+        allowed=None if allowed in {None, "*"} else _versions(allowed, weak=False),
+        refused=None if refused == "*" else _versions(refused, weak=True),
+    )
+
+
+def _versions(header: str | None, *, weak: bool) -> frozenset[int]:
+    if header is None:
+        return frozenset()
     tags = _tags(header)
     if tags is None:
-        raise MalformedRequest('If-Match must be a list of entity tags, such as "v3"')
-    # Weak tags never match here (RFC 9110, section 13.1.1).
-    found = (_VERSION.fullmatch(tag) for weak, tag in tags if not weak)
-    versions = [int(version[1]) for version in found if version]
-    if len(versions) <= 1:
-        return versions[0] if versions else NO_VERSION
-    try:
-        current = (await catalogue.get(movie_id)).version
-    except NotFound:
-        return NO_VERSION
-    return current if current in versions else NO_VERSION
+        raise MalformedRequest('a precondition must be a list of entity tags, such as "v3"')
+    found = (_VERSION.fullmatch(tag) for is_weak, tag in tags if weak or not is_weak)
+    return frozenset(int(version[1]) for version in found if version)
+
+
+def _header(request: Request, name: str) -> str | None:
+    """A header that may stand on several lines (RFC 9110, section 5.3)."""
+    lines = request.headers.getall(name, [])
+    return ", ".join(lines).strip() if lines else None
 
 
 def _tags(header: str) -> list[tuple[bool, str]] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 
 from litestar import Controller, Response, delete, get, put
@@ -11,12 +11,22 @@ from litestar.response import Stream
 
 from watchly_core import Movie
 from watchly_core.errors import ImageNotFound
-from watchly_core.images import MEDIA_TYPES, is_key, sniff
-from watchly_http.conditional import expected_version, matches
+from watchly_core.images import MEDIA_TYPES, claimed_format, is_key, sniff
+from watchly_http.conditional import matches, precondition
 from watchly_http.movies import ANONYMOUS, movie_reply
 from watchly_http.openapi import IF_MATCH, MOVIE_ID, PURGE, Operation, Parameter, Reply
 from watchly_http.parts import Catalogue, Gallery, ImageFiles
-from watchly_http.requests import Request, flag, media_type, parameters, read_id, stream
+from watchly_http.requests import (
+    HEAD_ONLY,
+    Request,
+    flag,
+    media_type,
+    parameters,
+    read_id,
+    require_plain,
+    require_size,
+    stream,
+)
 
 
 class MovieImageController(Controller):
@@ -48,8 +58,12 @@ class MovieImageController(Controller):
         self, request: Request, movie_id: FromPath[str], catalogue: Catalogue, gallery: Gallery
     ) -> Response[bytes]:
         """Send the image as the body, its type as the Content-Type."""
+        claimed_format(media_type(request))
+        require_plain(request)
+        wanted = precondition(request)
         number = read_id(movie_id)
-        version = await expected_version(request, number, catalogue)
+        require_size(request, gallery.max_bytes)
+        version = await wanted.version(number, catalogue)
         shown = await gallery.attach(
             number, stream(request), media_type(request), version=version, actor=ANONYMOUS
         )
@@ -71,8 +85,9 @@ class MovieImageController(Controller):
     ) -> None:
         """Take the image from the movie; `purge` does so without grace."""
         purge = flag(parameters(request, ("purge",)), "purge")
+        wanted = precondition(request)
         number = read_id(movie_id)
-        version = await expected_version(request, number, catalogue)
+        version = await wanted.version(number, catalogue)
         await gallery.detach(number, version=version, purge=purge, actor=ANONYMOUS)
 
 
@@ -105,20 +120,22 @@ class ImageFileController(Controller):
         }
         if not is_key(key):
             raise ImageNotFound("no image has this key")
-        stack = AsyncExitStack()
-        size, chunks = await stack.enter_async_context(files.read(key))
-        if matches(request, headers["ETag"]):
-            await stack.aclose()
-            return Response(b"", status_code=304, headers=headers)
-        first = await anext(chunks, b"")
-        body = _body(stack, first, chunks)
-        await anext(body)
-        return Stream(
-            body, media_type=f"image/{sniff(first)}", headers={**headers, "Content-Length": str(size)}
-        )
+        async with AsyncExitStack() as stack:
+            size, chunks = await stack.enter_async_context(files.read(key))
+            if matches(request, headers["ETag"]):
+                return Response(b"", status_code=304, headers=headers)
+            first = await anext(chunks, b"")
+            headers["Content-Length"] = str(size)
+            body = _body(stack.pop_all(), first, chunks)
+            await anext(body)
+        if request.scope.get(HEAD_ONLY):
+            await body.aclose()
+        return Stream(body, media_type=f"image/{sniff(first)}", headers=headers)
 
 
-async def _body(opened: AsyncExitStack, first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _body(
+    opened: AsyncExitStack, first: bytes, rest: AsyncIterator[bytes]
+) -> AsyncGenerator[bytes, None]:
     async with opened:
         yield b""  # once begun, the generator closes the file however it ends
         yield first

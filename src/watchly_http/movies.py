@@ -12,7 +12,7 @@ from watchly_core import Cursor, Movie, MovieDraft, MovieQuery, Page
 from watchly_core.errors import Fault, InvalidMovie
 from watchly_core.movies import Members, MoviePatch
 from watchly_core.queries import DEFAULT_LIMIT
-from watchly_http.conditional import etag, expected_version, matches
+from watchly_http.conditional import etag, matches, precondition
 from watchly_http.openapi import IF_MATCH, IF_NONE_MATCH, MOVIE_ID, PURGE, Operation, Parameter, Reply
 from watchly_http.parts import Catalogue, Settings
 from watchly_http.requests import Request, flag, parameters, read_id, read_json, whole_number
@@ -131,8 +131,9 @@ class MovieController(Controller):
     ) -> Response[bytes]:
         """Replace all fields of a movie; those left out become null."""
         value = await read_json(request, settings.max_json_bytes)
+        wanted = precondition(request)
         number = read_id(movie_id)
-        version = await expected_version(request, number, catalogue)
+        version = await wanted.version(number, catalogue)
         members = await _members_for(number, value, catalogue)
         return movie_reply(await catalogue.replace(number, members, version=version, actor=ANONYMOUS))
 
@@ -152,8 +153,9 @@ class MovieController(Controller):
     ) -> Response[bytes]:
         """Change the fields that are given (RFC 7396): null clears one, absent keeps it."""
         value = await read_json(request, settings.max_json_bytes, _MERGE_PATCH)
+        wanted = precondition(request)
         number = read_id(movie_id)
-        version = await expected_version(request, number, catalogue)
+        version = await wanted.version(number, catalogue)
         members = await _members_for(number, value, catalogue)
         return movie_reply(await catalogue.revise(number, members, version=version, actor=ANONYMOUS))
 
@@ -170,8 +172,9 @@ class MovieController(Controller):
     async def remove(self, request: Request, movie_id: FromPath[str], catalogue: Catalogue) -> None:
         """Remove a movie; `purge` also removes its images without grace."""
         purge = flag(parameters(request, ("purge",)), "purge")
+        wanted = precondition(request)
         number = read_id(movie_id)
-        version = await expected_version(request, number, catalogue)
+        version = await wanted.version(number, catalogue)
         await catalogue.remove(number, version=version, purge=purge, actor=ANONYMOUS)
 
 

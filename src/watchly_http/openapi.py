@@ -113,7 +113,8 @@ class _Schemas:
         refs, components = msgspec.json.schema_components(unique, ref_template="#/components/schemas/{name}")
         self._refs = dict(zip(unique, refs, strict=True))
         self.components: dict[str, Json] = {}
-        for name, schema in components.items():
+        # In an order that does not change from process to process.
+        for name, schema in sorted(components.items()):
             self.components[name] = schema
             if isinstance(text := schema.get("description"), str):
                 schema["description"] = cleandoc(text)
@@ -142,8 +143,8 @@ def _operation(
         "description": description,
         "tags": [operation.tag],
         "responses": {
-            **{str(status): _reply(reply, schemas) for status, reply in operation.replies.items()},
             **_problems((*operation.problems, "internal", "unavailable"), schemas[problem], statuses),
+            **{str(status): _reply(reply, schemas) for status, reply in operation.replies.items()},
         },
     }
     if operation.parameters:

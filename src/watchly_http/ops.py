@@ -3,46 +3,103 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 import litestar_offline_docs
 import msgspec
+import structlog
 from litestar import Controller, MediaType, Response, get
 from litestar.datastructures import State
-from litestar.params import FromPath
-from litestar.router import Router
-from litestar.static_files import create_static_files_router
+from litestar.di import NamedDependency
+from litestar.params import FromPath, SkipValidation
 
-from watchly_core.errors import NotFound, WatchlyError
-from watchly_core.ports import ImageFiles
+from watchly_adapters.container import Database
+from watchly_core.errors import NotFound
+from watchly_core.ports import ImageStore
 from watchly_http.drain import draining
 from watchly_http.openapi import Operation, Parameter, Reply
-from watchly_http.parts import Database, ImageStore
-from watchly_http.problems import KINDS, Kind
+from watchly_http.problems import KINDS, Kind, Problem, problem_for, problem_reply
+from watchly_http.requests import Request
 
 #: Seconds after which a part that has not answered counts as down.
 _CHECK_TIMEOUT: Final = 2.0
 #: A key that no image has, to ask a store for.
 _NO_KEY: Final = "0" * 32
 
+#: Seconds for which the image store's answer is kept.
+_STORE_KEPT: Final = 30.0
+#: Health is of the moment.
+_FRESH: Final = {"Cache-Control": "no-store"}
+
+_log = structlog.stdlib.get_logger("watchly.health")
 _encode = msgspec.json.Encoder().encode
 
-Condition: TypeAlias = Literal["up", "degraded", "down", "draining"]
+Condition: TypeAlias = Literal["up", "degraded", "down"]
 
 
 class Health(msgspec.Struct, omit_defaults=True):
-    """How the service does: `down` and `draining` mean that it should get no requests."""
+    """How the service does, and each of its parts."""
 
     status: Condition
-    checks: dict[str, Condition] = {}
+    checks: Mapping[str, Condition] = {}
 
 
 class Kinds(msgspec.Struct):
     """The problems that replies can name."""
 
     data: list[Kind]
+
+
+class Refusal(Problem):
+    """Why it should get no requests: a problem that tells the state of each part."""
+
+    checks: Mapping[str, Condition] = {}
+
+
+class Readiness:
+    """Asks the parts for signs of life, all at once and not for long.
+
+    Without the database nothing works; without the image store some things do not.
+    """
+
+    def __init__(self, database: Database, images: ImageStore) -> None:
+        self._database = database
+        self._images = images
+        self._stored: tuple[float, Condition] = (0.0, "up")
+
+    async def checks(self) -> dict[str, Condition]:
+        """The condition of each part by its name."""
+        database, store = await asyncio.gather(_ask(self._database.ping(), "down"), self._image_store())
+        return {"database": database, "image_store": store}
+
+    async def _image_store(self) -> Condition:
+        # Its answer is kept for a while: a store elsewhere counts the questions.
+        if (now := time.monotonic()) >= self._stored[0]:
+            self._stored = (now + _STORE_KEPT, await _ask(self._images.stat(_NO_KEY), "degraded"))
+        return self._stored[1]
+
+
+async def _ask(sign_of_life: Awaitable[object], otherwise: Condition) -> Condition:
+    try:
+        await asyncio.wait_for(sign_of_life, _CHECK_TIMEOUT)
+    except Exception as error:  # noqa: BLE001 - whatever a part dies of, it is not up
+        _log.warning("no sign of life", condition=otherwise, reason=str(error) or type(error).__name__)
+        return otherwise
+    return "up"
+
+
+_READY: Final[Mapping[int, Reply]] = {
+    200: Reply("It should; `degraded` means that a lesser part is down.", Health),
+    503: Reply(
+        "It should not: it is draining, or its database is down.",
+        Refusal,
+        media_type="application/problem+json",
+        headers=("Retry-After",),
+    ),
+}
 
 
 class HealthController(Controller):
@@ -56,48 +113,33 @@ class HealthController(Controller):
     )
     async def live(self) -> Response[bytes]:
         """Answer without touching anything else."""
-        return _health(Health("up"))
+        return Response(_encode(Health("up")), media_type=MediaType.JSON, headers=_FRESH)
 
     @get(
-        ["/", "/ready"],
-        opt=Operation(
-            "getReadiness",
-            "Should it get requests?",
-            {
-                200: Reply("It should; `degraded` means that a lesser part is down.", Health),
-                503: Reply("It should not: it is draining, or its database is down.", Health),
-            },
-            tag="Operations",
-        ).opt(),
+        "/ready",
+        opt=Operation("getReadiness", "Should it get requests?", _READY, tag="Operations").opt(),
     )
-    async def ready(self, database: Database, images: ImageStore) -> Response[bytes]:
-        """Ask each part for a sign of life, all at once and not for long."""
-        checks = {"database": _check(database.ping(), "down")}
-        if isinstance(images, ImageFiles):
-            checks["image_store"] = _check(images.stat(_NO_KEY), "degraded")
-        found = dict(zip(checks, await asyncio.gather(*checks.values()), strict=True))
-        if draining():
-            return _health(Health("draining", found))
-        worst: tuple[Condition, ...] = ("down", "degraded")
-        return _health(Health(next((state for state in worst if state in found.values()), "up"), found))
+    async def ready(
+        self, request: Request, readiness: NamedDependency[SkipValidation[Readiness]]
+    ) -> Response[bytes]:
+        """Ask each part for a sign of life."""
+        return _readiness(request, await readiness.checks())
+
+    @get("/", opt=Operation("getHealth", "Is it alive and ready?", _READY, tag="Operations").opt())
+    async def health(
+        self, request: Request, readiness: NamedDependency[SkipValidation[Readiness]]
+    ) -> Response[bytes]:
+        """Say both: an answer is a sign of life."""
+        return _readiness(request, await readiness.checks())
 
 
-async def _check(sign_of_life: Awaitable[object], otherwise: Condition) -> Condition:
-    try:
-        await asyncio.wait_for(sign_of_life, _CHECK_TIMEOUT)
-    except (WatchlyError, TimeoutError):
-        return otherwise
-    return "up"
-
-
-def _health(health: Health) -> Response[bytes]:
-    refuse = health.status in {"down", "draining"}
-    return Response(
-        _encode(health),
-        status_code=503 if refuse else 200,
-        media_type=MediaType.JSON,
-        headers={"Cache-Control": "no-store", **({"Retry-After": "1"} if refuse else {})},
-    )
+def _readiness(request: Request, checks: dict[str, Condition]) -> Response[bytes]:
+    if not draining() and checks["database"] == "up":
+        status: Condition = "degraded" if "degraded" in checks.values() else "up"
+        return Response(_encode(Health(status, checks)), media_type=MediaType.JSON, headers=_FRESH)
+    detail = "The service is stopping." if draining() else "The database does not answer."
+    body = msgspec.structs.asdict(problem_for(request, KINDS["unavailable"], detail))
+    return problem_reply(Refusal(**body, checks=checks), {**_FRESH, "Retry-After": "1"})
 
 
 class ProblemController(Controller):
@@ -146,25 +188,27 @@ class DocumentationController(Controller):
         """A page to read and try the API with; it loads nothing from elsewhere."""
         return Response(_PAGE, media_type=MediaType.HTML)
 
+    @get("/docs/assets/{name:str}", sync_to_thread=True)
+    def asset(self, name: FromPath[str]) -> Response[bytes]:
+        """The script and the style of that page, from a wheel."""
+        if name not in _ASSETS:
+            raise NotFound("the documentation has no such file")
+        content = Path(litestar_offline_docs.__file__).with_name("static").joinpath(name).read_bytes()
+        return Response(content, media_type=_ASSETS[name], headers={"Cache-Control": "max-age=86400"})
 
-_ASSETS: Final = "/docs/assets"
-_PAGE: Final = f"""<!doctype html>
+
+_ASSETS: Final = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
+_PAGE: Final = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Watchly API</title>
 <link rel="icon" href="data:,">
-<link rel="stylesheet" href="{_ASSETS}/swagger-ui.css">
+<link rel="stylesheet" href="/docs/assets/swagger-ui.css">
 <div id="api"></div>
-<script src="{_ASSETS}/swagger-ui-bundle.js"></script>
+<script src="/docs/assets/swagger-ui-bundle.js"></script>
 <script>
-SwaggerUIBundle({{url: "/openapi.json", dom_id: "#api", deepLinking: true, validatorUrl: null}})
+SwaggerUIBundle({url: "/openapi.json", dom_id: "#api", deepLinking: true, validatorUrl: null})
 </script>
 </html>
 """
-
-
-def documentation_assets() -> Router:
-    """The scripts and styles of the documentation page, from a wheel."""
-    directory = Path(litestar_offline_docs.__file__).parent / "static"
-    return create_static_files_router(_ASSETS, [directory], include_in_schema=False)

@@ -8,12 +8,10 @@ from typing import TypeAlias
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
-from watchly_adapters import container, settings
+from watchly_adapters import settings
 from watchly_core import catalogue, gallery, ports
 
 Catalogue: TypeAlias = NamedDependency[SkipValidation[catalogue.Catalogue]]
 Gallery: TypeAlias = NamedDependency[SkipValidation[gallery.Gallery]]
 Settings: TypeAlias = NamedDependency[SkipValidation[settings.Settings]]
-Database: TypeAlias = NamedDependency[SkipValidation[container.Database]]
-ImageStore: TypeAlias = NamedDependency[SkipValidation[ports.ImageStore]]
 ImageFiles: TypeAlias = NamedDependency[SkipValidation[ports.ImageFiles]]

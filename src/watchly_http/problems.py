@@ -14,6 +14,7 @@ from watchly_core.errors import (
     Fault,
     IllegalTransition,
     ImageNotFound,
+    ImageRejected,
     ImageTooLarge,
     ImageTypeUnsupported,
     ImageUnreadable,
@@ -21,7 +22,6 @@ from watchly_core.errors import (
     Invalid,
     InvalidMovie,
     InvalidQuery,
-    Misconfigured,
     NotFound,
     Unavailable,
     VersionConflict,
@@ -119,6 +119,7 @@ _BY_ERROR: Final[Mapping[type[Exception], str]] = {
     ImageNotFound: "not_found",
     VersionConflict: "version_conflict",
     IllegalTransition: "image_conflict",
+    ImageRejected: "image_unreadable",
     ImageTooLarge: "too_large",
     BodyTooLarge: "too_large",
     ImageTypeUnsupported: "unsupported_media_type",
@@ -128,7 +129,6 @@ _BY_ERROR: Final[Mapping[type[Exception], str]] = {
     MalformedRequest: "malformed_request",
     ClientGone: "malformed_request",
     Unavailable: "unavailable",
-    Misconfigured: "unavailable",
 }
 
 #: What Litestar itself raises, by status; its texts are not shown.
@@ -160,18 +160,12 @@ def reply_to_error(request: Request, error: Exception) -> Response[bytes]:
         headers["Allow"] = ", ".join(allowed_methods(request.scope))
     kind = KINDS[code]
     faults = tuple(error.faults) if isinstance(error, Invalid) else ()
-    return problem(request, kind, detail, faults, headers)
+    return problem_reply(problem_for(request, kind, detail, faults), headers)
 
 
-def problem(
-    request: Request,
-    kind: Kind,
-    detail: str,
-    faults: tuple[Fault, ...] = (),
-    headers: Mapping[str, str] | None = None,
-) -> Response[bytes]:
-    """The reply that tells `kind` to the client of `request`."""
-    body = Problem(
+def problem_for(request: Request, kind: Kind, detail: str, faults: tuple[Fault, ...] = ()) -> Problem:
+    """What tells `kind` to the client of `request`."""
+    return Problem(
         type=f"/problems/{kind.code}",
         title=kind.title,
         status=kind.status,
@@ -181,11 +175,15 @@ def problem(
         request_id=request_id_of(request.scope),
         errors=faults,
     )
+
+
+def problem_reply(problem: Problem, headers: Mapping[str, str]) -> Response[bytes]:
+    """The reply that is `problem`."""
     return Response(
-        _encode(body),
-        status_code=kind.status,
+        _encode(problem),
+        status_code=problem.status,
         media_type="application/problem+json",
-        headers=dict(headers or {}),
+        headers=dict(headers),
     )
 
 

@@ -20,7 +20,9 @@ from watchly_core.movies import MAX_ID
 
 Request: TypeAlias = litestar.Request[None, None, State]
 
+#: Where the id of a request, and whether it is a HEAD that is answered as a GET, stand in its scope.
 REQUEST_ID: Final = "watchly.request_id"
+HEAD_ONLY: Final = "watchly.head_only"
 
 _ID: Final = re.compile(r"[1-9][0-9]{0,9}")
 
@@ -142,21 +144,41 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def require_size(request: Request, limit: int) -> None:
+    """Refuse a body that is announced with more than `limit` bytes, before any of it is read.
+
+    Raises:
+        BodyTooLarge: it is.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced[:20]) > limit:
+        raise BodyTooLarge(f"the body may have at most {limit} bytes")
+
+
+def require_plain(request: Request) -> None:
+    """Refuse a body that is compressed.
+
+    Raises:
+        UnsupportedMediaType: it is.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("a Content-Encoding is not accepted here")
+
+
 async def stream(request: Request) -> AsyncIterator[bytes]:
     """The body of `request` as it arrives.
 
     Raises:
         ClientGone: the client left before its end.
     """
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("a Content-Encoding is not accepted here")
     while True:
         event = await request.receive()
         if event["type"] != "http.request":
             raise ClientGone("the client left before the end of its body")
-        if body := event["body"]:
+        # Servers may leave out both members (ASGI 3.0, HTTP, "Request").
+        if body := event.get("body", b""):
             yield body
-        if not event["more_body"]:
+        if not event.get("more_body", False):
             return
 
 
@@ -172,9 +194,8 @@ async def read_json(
     """
     if media_type(request) not in accepted:
         raise UnsupportedMediaType(f"the Content-Type must be {' or '.join(accepted)}")
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced[:20]) > limit:
-        raise BodyTooLarge(f"the body may have at most {limit} bytes")
+    require_plain(request)
+    require_size(request, limit)
     body = bytearray()
     async for chunk in stream(request):
         body += chunk
@@ -196,10 +217,15 @@ def decode_json(body: bytes) -> object:
     # msgspec refuses lone surrogates and numbers beyond a double, which are JSON: as such they get the
     # error that names their field.
     try:
-        value: object = json.loads(body.decode(), parse_constant=_not_json)
+        value: object = json.loads(body.decode(), parse_constant=_not_json, parse_int=_integer)
     except (ValueError, RecursionError):
         raise MalformedJSON("the body is not JSON in UTF-8, or nested too deep") from None
     return value
+
+
+def _integer(digits: str) -> int:
+    # More digits are beyond every range of ours, and int() refuses thousands of them.
+    return int(digits[:20])
 
 
 def _not_json(name: str) -> Never:

@@ -31,7 +31,7 @@ HEAT = MovieDraft(title="Heat", description="A thief and a detective.", release_
 BARE = MovieDraft(title="Untitled")
 
 
-class Failure(Exception):  # noqa: N818 - it stands for any error of a caller's
+class Failure(Exception):
     """Raised inside a transaction to undo it."""
 
 

@@ -1,0 +1,260 @@
+"""Health, documentation and the OpenAPI document, over REST."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema_rs
+import msgspec
+import pytest
+import schemathesis
+from dependency_injector import providers
+from litestar.routes import HTTPRoute
+from schemathesis.specs.openapi.definitions import OPENAPI_31
+from tests.http.conftest import Client, Configure
+
+from watchly_adapters.memory import MemoryImages
+from watchly_core.errors import Unavailable
+from watchly_http import ops
+from watchly_http.problems import KINDS
+
+pytestmark = pytest.mark.anyio
+
+
+class DownImages(MemoryImages):
+    """An image store that does not answer."""
+
+    async def stat(self, key: str) -> int | None:  # noqa: ARG002 - the port's
+        raise Unavailable("image_store", "secret")
+
+
+# ---- health ----
+
+
+async def test_liveness_touches_nothing(client: Client) -> None:
+    response = await client.get("/health/live")
+
+    assert (response.status_code, response.json()) == (200, {"status": "up"})
+    assert response.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/ready"])
+async def test_readiness_names_each_part(client: Client, path: str) -> None:
+    response = await client.get(path)
+
+    assert response.status_code == 200
+    assert response.json() == {"status": "up", "checks": {"database": "up", "image_store": "up"}}
+    assert response.headers["cache-control"] == "no-store"
+
+
+async def test_a_store_that_is_down_only_degrades(configure: Configure) -> None:
+    container = configure()
+    container.images.override(providers.Object(DownImages()))
+    async with Client(container) as client:
+        response = await client.get("/health/ready")
+
+        assert response.status_code == 200
+        assert response.json()["status"] == "degraded"
+        assert response.json()["checks"] == {"database": "up", "image_store": "degraded"}
+        assert (await client.get("/api/movies")).status_code == 200
+
+
+async def test_a_directory_of_images_that_fails_only_degrades(
+    configure_fakes: Configure, tmp_path: Path
+) -> None:
+    nowhere = tmp_path / "file"
+    nowhere.write_text("not a directory")
+    async with Client(configure_fakes(IMAGE_STORE_URL=nowhere.as_uri())) as client:
+        response = await client.get("/health/ready")
+
+        assert response.status_code == 200
+        assert response.json()["checks"] == {"database": "up", "image_store": "degraded"}
+        assert str(tmp_path) not in response.text
+
+
+async def test_a_store_elsewhere_is_named_as_well(configure_fakes: Configure) -> None:
+    """api.md: each dependency by name. Nothing listens at this Cloudinary, so it cannot be up."""
+    async with Client(configure_fakes(CLOUDINARY_URL="cloudinary://key:secret@nowhere")) as client:
+        assert "image_store" in (await client.get("/health/ready")).json()["checks"]
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port at which nobody answers, kept from everybody else."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield int(bound.getsockname()[1])
+
+
+async def test_without_its_database_it_is_alive_but_not_ready(
+    configure_fakes: Configure, closed_port: int
+) -> None:
+    container = configure_fakes()
+    url = f"postgresql://user:secret@127.0.0.1:{closed_port}/watchly"
+    settings = msgspec.structs.replace(container.settings(), database_url=url)
+    container.settings.override(providers.Object(settings))
+    async with Client(container) as client:
+        ready = await client.get("/health/ready")
+        live = await client.get("/health/live")
+
+        assert ready.status_code == 503
+        assert ready.json()["checks"] == {"database": "down", "image_store": "up"}
+        assert ready.headers["retry-after"].isdigit()
+        assert "secret" not in ready.text
+        assert str(closed_port) not in ready.text
+        assert live.status_code == 200
+
+
+async def test_while_it_drains_it_is_alive_but_not_ready(
+    fake_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops, "draining", lambda: True)
+
+    ready = await fake_client.get("/health/ready")
+    live = await fake_client.get("/health/live")
+
+    assert ready.status_code == 503
+    assert ready.headers["retry-after"].isdigit()
+    assert live.status_code == 200
+    assert (await fake_client.get("/api/movies")).status_code == 200
+
+
+# ---- documentation ----
+
+
+async def test_the_documentation_loads_nothing_from_elsewhere(fake_client: Client) -> None:
+    page = await fake_client.get("/docs")
+
+    assert page.status_code == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "//" not in page.text.replace("<!doctype html>", "")
+    references = re.findall(r'(?:src|href|url)[=:]\s*"([^"]+)"', page.text)
+    local = [reference for reference in references if not reference.startswith("data:")]
+    assert len(local) >= 3
+    for reference in local:
+        assert reference.startswith("/")
+        assert (await fake_client.get(reference)).status_code == 200
+
+
+async def test_the_assets_of_the_documentation(fake_client: Client) -> None:
+    style = await fake_client.get("/docs/assets/swagger-ui.css")
+    script = await fake_client.get("/docs/assets/swagger-ui-bundle.js")
+
+    assert style.headers["content-type"].startswith("text/css")
+    assert re.match(r"(text|application)/(x-)?javascript", script.headers["content-type"])
+    urls = [url.strip("\"'") for url in re.findall(r"url\(([^)]+)\)", style.text)]
+    outside = [url for url in urls if not url.startswith("data:")]
+    assert outside == []
+    assert "@import" not in style.text
+    assert len(script.content) > 100_000
+
+
+async def test_the_assets_are_a_cage(fake_client: Client) -> None:
+    paths = (
+        "/docs/assets/../../../__init__.py",
+        "/docs/assets/%2e%2e/__init__.py",
+        "/docs/assets/..%2f__init__.py",
+        "/docs/assets/..%5c__init__.py",
+        "/docs/assets//etc/passwd",
+        "/docs/assets/%2fetc%2fpasswd",
+        "/docs/assets/%00",
+        "/docs/assets/.",
+        "/docs/assets/" + "x" * 5000,
+        "/docs/assets/" + "x/" * 1000,
+        "/docs/assets/%FF",
+    )
+
+    statuses = {path[:60]: (await fake_client.get(path)).status_code for path in paths}
+
+    assert statuses == dict.fromkeys(statuses, 404)
+
+
+# ---- OpenAPI ----
+
+
+@pytest.fixture
+async def document(fake_client: Client) -> dict[str, object]:
+    response = await fake_client.get("/openapi.json")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    return msgspec.json.decode(response.content, type=dict[str, object])
+
+
+Operations = list[tuple[str, str, dict[str, object]]]
+
+
+@pytest.fixture
+def operations(document: dict[str, object]) -> Operations:
+    paths = msgspec.convert(document["paths"], dict[str, dict[str, dict[str, object]]])
+    return [(path, method, one) for path, item in paths.items() for method, one in item.items()]
+
+
+async def test_the_document_is_openapi_3_1(document: dict[str, object]) -> None:
+    assert str(document["openapi"]).startswith("3.1.")
+    jsonschema_rs.Draft202012Validator(OPENAPI_31).validate(document)
+    schemathesis.openapi.from_dict(document).validate()
+
+
+async def test_every_reference_leads_somewhere(document: dict[str, object]) -> None:
+    text = msgspec.json.encode(document).decode()
+    schemas = msgspec.convert(document["components"], dict[str, dict[str, object]])["schemas"]
+
+    references = set(re.findall(r'"\$ref":"([^"]+)"', text))
+
+    assert references
+    assert references <= {f"#/components/schemas/{name}" for name in schemas}
+
+
+async def test_every_route_has_an_operation(fake_client: Client, operations: Operations) -> None:
+    routes = {
+        (route.path_format, method.lower())
+        for route in fake_client.app.routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        for method in handler.http_methods
+        if method not in {"OPTIONS", "HEAD"} and not route.path.startswith(("/docs", "/openapi.json"))
+    }
+
+    assert {(path, method) for path, method, _ in operations} == routes
+
+
+async def test_the_names_of_operations_are_unique(operations: Operations) -> None:
+    names = [str(operation["operationId"]) for _, _, operation in operations]
+
+    assert sorted(names) == sorted(set(names))
+
+
+async def test_every_operation_says_what_it_answers(operations: Operations) -> None:
+    known = {str(kind.status) for kind in KINDS.values()}
+
+    for path, method, operation in operations:
+        where = f"{method} {path}"
+        assert operation["summary"], where
+        assert operation["description"], where
+        responses = msgspec.convert(operation["responses"], dict[str, dict[str, object]])
+        assert any(status.startswith("2") for status in responses), where
+        for status, response in responses.items():
+            assert response["description"], where
+            headers = msgspec.convert(response.get("headers", {}), dict[str, object])
+            assert "X-Request-ID" in headers, where
+            if status >= "400":
+                assert status in known, where
+                content = msgspec.convert(response["content"], dict[str, object])
+                assert "application/problem+json" in content, f"{where} {status}"
+            if status in {"429", "503"}:
+                assert "Retry-After" in headers, f"{where} {status}"
+
+
+async def test_path_parameters_are_declared(operations: Operations) -> None:
+    for path, method, operation in operations:
+        declared = msgspec.convert(operation.get("parameters", []), list[dict[str, object]])
+        in_path = {str(parameter["name"]) for parameter in declared if parameter["in"] == "path"}
+        assert in_path == set(re.findall(r"{(\w+)}", path)), f"{method} {path}"
+
+
+async def test_the_document_is_the_same_for_every_process(configure_fakes: Configure) -> None:
+    async with Client(configure_fakes()) as one, Client(configure_fakes()) as other:
+        assert (await one.get("/openapi.json")).content == (await other.get("/openapi.json")).content
