@@ -141,7 +141,7 @@ asyncio.run(main())
 
 def in_process(script: str, *arguments: object, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("CLOUDINARY_")}
-    return subprocess.run(  # noqa: S603 - the scripts of this module
+    return subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
         capture_output=True,
         text=True,

@@ -34,7 +34,7 @@ def leftover(directory: Path, name: str, *, seconds_old: int) -> Path:
 
 
 def run(script: str, *arguments: object) -> str:
-    done = subprocess.run(  # noqa: S603 - the scripts below
+    done = subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -115,7 +115,7 @@ async def test_a_kill_in_the_middle_leaves_what_was_there(tmp_path: Path, before
     store = FilesystemImages(tmp_path)
     if before is not None:
         await store.put(KEY, io.BytesIO(before), IMAGE)
-    with subprocess.Popen(  # noqa: ASYNC220, S603 - nothing else runs on this loop, and it is the script above
+    with subprocess.Popen(  # noqa: ASYNC220 - nothing else runs on this loop, and it is the script above
         [sys.executable, "-c", KILLED, tmp_path, KEY], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as writer:
         assert writer.stdout is not None

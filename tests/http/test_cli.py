@@ -21,6 +21,7 @@ from tests.services import WATCHLY, Service, environment, run
 
 from watchly_adapters.embedded import EmbeddedPostgres
 from watchly_adapters.settings import load_settings
+from watchly_adapters.testing.samples import UPRIGHT
 from watchly_core.errors import Misconfigured
 
 COLUMNS = "title,description,release_year,genre\n"
@@ -277,9 +278,7 @@ def test_doctor_tells_what_answers_and_what_does_not(home: Path, tmp_path: Path)
 
 
 def test_sweep_deletes_what_is_due(home: Path, tmp_path: Path) -> None:
-    gif = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x01\x00\x00\x00\x00" + (
-        b",\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;"
-    )
+    gif = UPRIGHT["gif"]
     with Service(tmp_path / "log", WATCHLY_HOME=str(home)) as service:
         movie = httpx.post(f"{service.url}/api/movies", json={"title": "Heat"}).headers["location"]
         put = httpx.put(f"{service.url}{movie}/image", content=gif, headers={"content-type": "image/gif"})

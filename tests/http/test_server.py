@@ -162,7 +162,7 @@ class Service:
     def __init__(self, plan: Plan, errors: IO[bytes]) -> None:
         self.plan, self._errors = plan, errors
         self.lines: list[str] = []
-        self.process = subprocess.Popen(  # noqa: S603  # this very file
+        self.process = subprocess.Popen(  # this very file
             [sys.executable, __file__, msgspec.json.encode(plan).decode()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
