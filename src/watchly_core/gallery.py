@@ -31,6 +31,7 @@ from watchly_core.errors import (
     ImageRejected,
     ImageTooLarge,
     MovieNotFound,
+    Unavailable,
     VersionConflict,
     WatchlyError,
 )
@@ -120,7 +121,8 @@ class Gallery:
             ImageTooLarge: too many bytes or pixels.
             ImageUnreadable: the content is not what `media_type` says, or its header is broken.
             VersionConflict: the movie is at another version.
-            IllegalTransition: the sweeper gave the upload up, because it took more than a day.
+            IllegalTransition: the sweeper is giving the upload up, because it took more than a day.
+            ImageNotFound: the sweeper has given it up.
         """
         claimed = claimed_format(media_type)
         await self._queries.get(movie_id)
@@ -133,6 +135,11 @@ class Gallery:
                 return await self._show(image, movie_id, version, actor)
             except (ImageRejected, MovieNotFound, VersionConflict):
                 await self._give_up(image.key)
+                raise
+            except (ImageNotFound, IllegalTransition):
+                # The sweeper gave the key up, perhaps before the store had the file.
+                with suppress(WatchlyError):
+                    await self._store.delete(image.key)
                 raise
 
     async def detach(
@@ -168,12 +175,12 @@ class Gallery:
         for record in await self._claim(limit):
             try:
                 await self._store.delete(record.image.key)
+                async with self._transactions() as tx:
+                    await tx.images.remove(record.image.key)
             except WatchlyError:
                 failed += 1
-                continue
-            async with self._transactions() as tx:
-                await tx.images.remove(record.image.key)
-            deleted += 1
+            else:
+                deleted += 1
         return SweepReport(deleted, failed)
 
     async def _receive(self, content: AsyncIterable[bytes], spool: IO[bytes]) -> int:
@@ -182,7 +189,13 @@ class Gallery:
             size += len(chunk)
             if size > self.max_bytes:
                 raise ImageTooLarge(f"an image may have at most {self.max_bytes} bytes")
-            await asyncio.to_thread(spool.write, chunk)
+            try:
+                if size <= _SPOOL_IN_MEMORY:
+                    spool.write(chunk)
+                else:
+                    await asyncio.to_thread(spool.write, chunk)
+            except OSError as error:
+                raise Unavailable("image_store", f"the upload could not be kept: {error.strerror}") from error
         return size
 
     async def _inspect(self, spool: IO[bytes], size: int, claimed: str) -> Image:
@@ -220,7 +233,8 @@ class Gallery:
         return present(shown, self._store)
 
     async def _give_up(self, key: str) -> None:
-        with suppress(ImageNotFound, IllegalTransition):  # the sweeper was there before
+        # Whatever fails here, the record stays for the sweeper, and the first error says more.
+        with suppress(WatchlyError):
             async with self._transactions() as tx:
                 record = await tx.images.get(key)
                 await tx.images.replace(record.moved(ImageState.DISCARDED, due_at=self._clock()))

@@ -3,19 +3,41 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Self
 
 import psycopg
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from watchly_adapters.memory import MemoryDatabase
 from watchly_adapters.postgres import PostgresDatabase
 from watchly_adapters.testing.histories import compare
+from watchly_adapters.testing.stores import Failure
+from watchly_core.ports import Transaction
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-OPTIONS = settings(max_examples=5_000 if LONG else 60, stateful_step_count=80 if LONG else 50)
+OPTIONS = settings(max_examples=5_000 if LONG else 50, stateful_step_count=100 if LONG else 60)
 
 pytestmark = pytest.mark.timeout(7_200 if LONG else 120)
+
+
+class Stubborn:
+    """A store in memory that commits blocks which failed."""
+
+    def __init__(self) -> None:
+        self._database = MemoryDatabase()
+        self.queries = self._database.queries
+
+    @asynccontextmanager
+    async def transactions(self) -> AsyncIterator[Transaction]:
+        failure = None
+        async with self._database.transactions() as tx:
+            try:
+                yield tx
+            except Failure as error:
+                failure = error
+        if failure is not None:
+            raise failure
 
 
 def report(capsys: pytest.CaptureFixture[str], answers: int) -> None:
@@ -41,3 +63,23 @@ def test_postgres_answers_as_memory_does(database_url: str, capsys: pytest.Captu
     answers = compare(MemoryDatabase, postgres, OPTIONS)
     report(capsys, answers)
     assert answers > OPTIONS.max_examples
+
+
+def test_a_store_that_errs_is_found() -> None:
+    @asynccontextmanager
+    async def stubborn() -> AsyncIterator[Stubborn]:
+        yield Stubborn()
+
+    with pytest.raises(AssertionError, match="is right"):
+        compare(
+            MemoryDatabase, stubborn, settings(max_examples=1_000, database=None, phases=[Phase.generate])
+        )
+
+
+def test_a_store_that_does_not_start_says_why() -> None:
+    class Broken(MemoryDatabase):
+        async def __aenter__(self) -> Self:
+            raise Failure("no such host")
+
+    with pytest.raises(Failure, match="no such host"):
+        compare(MemoryDatabase, Broken, settings(max_examples=1, database=None, phases=[Phase.generate]))

@@ -18,7 +18,7 @@ from watchly_adapters.postgres.pool import Connection, Pool
 from watchly_core.errors import MovieNotFound, Unavailable
 from watchly_core.events import Event
 from watchly_core.images import Image
-from watchly_core.movies import Movie, MovieDraft
+from watchly_core.movies import MAX_ID, Movie, MovieDraft
 from watchly_core.queries import MovieQuery, Page
 
 #: The columns of `Movie`, in the order of its fields.
@@ -113,7 +113,7 @@ class PostgresMovieQueries:
 
         async def read(connection: Connection) -> list[Movie]:
             async with _cursor(connection) as cursor:
-                await cursor.execute(_FIND, (query.after_id, query.limit + 1))
+                await cursor.execute(_FIND, (query.after_id, min(query.limit, MAX_ID) + 1))
                 return await cursor.fetchall()
 
         return Page.of(await self._pool.read(read), query)

@@ -35,6 +35,16 @@ _FINAL: Final = (
 )
 
 
+#: What a failure means by the class of its SQLSTATE (PostgreSQL manual, appendix A).
+_BY_CLASS: Final = {
+    "40": "another transaction was in the way and this one was undone",
+    "53": "the server is out of a resource",
+    "55": "a lock could not be had in time",
+    "57": "the statement was ended by the server",
+    "58": "the server's disk or system failed",
+}
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn psycopg's errors into the core's: the one place where that is done."""
@@ -43,7 +53,11 @@ def translated() -> Iterator[None]:
     except (PoolTimeout, TooManyRequests) as error:
         raise Unavailable("database", "no connection became free in time") from error
     except (psycopg.OperationalError, psycopg.InterfaceError, PoolClosed) as error:
-        raise Unavailable("database", "the connection was lost or refused") from error
+        raise Unavailable("database", _explain(error)) from error
+
+
+def _explain(error: psycopg.Error | PoolClosed) -> str:
+    return _BY_CLASS.get((getattr(error, "sqlstate", None) or "")[:2], "the connection was lost or refused")
 
 
 def address(url: str) -> str:

@@ -1,0 +1,84 @@
+"""Each adapter beside the port that it satisfies, for the type checkers: a port is met by shape alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Final
+
+from watchly_adapters.cloudinary import CloudinaryImages
+from watchly_adapters.filesystem import FilesystemImages
+from watchly_adapters.headers import HeaderInspector
+from watchly_adapters.memory import (
+    MemoryDatabase,
+    MemoryEvents,
+    MemoryImageLedger,
+    MemoryImages,
+    MemoryMovieQueries,
+    MemoryMovies,
+    MemoryTransaction,
+    MemoryTransactions,
+)
+from watchly_adapters.pillow import PillowInspector
+from watchly_adapters.postgres import PostgresDatabase, PostgresTransaction, PostgresTransactions
+from watchly_adapters.postgres.events import PostgresEvents
+from watchly_adapters.postgres.images import PostgresImageLedger
+from watchly_adapters.postgres.movies import PostgresMovieQueries, PostgresMovies
+from watchly_adapters.testing.histories import StoreFactory
+from watchly_adapters.testing.image_stores import ServedStore
+from watchly_adapters.testing.stores import Store
+from watchly_core.catalogue import Catalogue, utc_now
+from watchly_core.gallery import Gallery
+from watchly_core.ports import (
+    Clock,
+    EventLog,
+    ImageFiles,
+    ImageInspector,
+    ImageLedger,
+    ImageStore,
+    MovieQueries,
+    MovieRepository,
+    Transaction,
+    Transactions,
+)
+
+MOVIE_QUERIES: Final[Sequence[type[MovieQueries]]] = (MemoryMovieQueries, PostgresMovieQueries)
+TRANSACTIONS: Final[Sequence[type[Transactions]]] = (MemoryTransactions, PostgresTransactions)
+TRANSACTION: Final[Sequence[type[Transaction]]] = (MemoryTransaction, PostgresTransaction)
+MOVIE_REPOSITORIES: Final[Sequence[type[MovieRepository]]] = (MemoryMovies, PostgresMovies)
+EVENT_LOGS: Final[Sequence[type[EventLog]]] = (MemoryEvents, PostgresEvents)
+IMAGE_LEDGERS: Final[Sequence[type[ImageLedger]]] = (MemoryImageLedger, PostgresImageLedger)
+IMAGE_STORES: Final[Sequence[type[ImageStore]]] = (MemoryImages, FilesystemImages, CloudinaryImages)
+IMAGE_FILES: Final[Sequence[type[ImageFiles]]] = (MemoryImages, FilesystemImages)
+IMAGE_INSPECTORS: Final[Sequence[type[ImageInspector]]] = (HeaderInspector, PillowInspector)
+CLOCKS: Final[Sequence[Clock]] = (utc_now,)
+
+STORES: Final[Sequence[type[Store]]] = (MemoryDatabase, PostgresDatabase)
+STORE_FACTORIES: Final[Sequence[StoreFactory]] = (MemoryDatabase,)
+SERVED_STORES: Final[Sequence[type[ServedStore]]] = (MemoryImages, FilesystemImages)
+
+# That the checkers do tell: strict mode refuses an `ignore` where there is no error.
+NO_QUERIES: type[MovieQueries] = MemoryMovies  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
+NO_FILES: type[ImageFiles] = CloudinaryImages  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
+
+
+def on_memory(database: MemoryDatabase, images: MemoryImages) -> tuple[Catalogue, Gallery]:
+    """As a tester plugs them together."""
+    return (
+        Catalogue(database.queries, database.transactions, images=images),
+        Gallery(database.queries, database.transactions, images, HeaderInspector()),
+    )
+
+
+def on_postgres(database: PostgresDatabase, images: CloudinaryImages) -> tuple[Catalogue, Gallery]:
+    """As a service author plugs them together."""
+    return (
+        Catalogue(database.queries, database.transactions, images=images),
+        Gallery(database.queries, database.transactions, images, PillowInspector()),
+    )
+
+
+def begin(transactions: PostgresTransactions) -> AbstractAsyncContextManager[Transaction]:
+    """A call of the write side gives a context."""
+    call: Callable[[], AbstractAsyncContextManager[Transaction]] = transactions
+    return call()
