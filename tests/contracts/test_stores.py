@@ -4,7 +4,9 @@ import pytest
 
 from watchly_adapters.memory import MemoryDatabase
 from watchly_adapters.postgres import PostgresDatabase
-from watchly_adapters.testing.stores import EventLogContract, ImageLedgerContract, MovieStoreContract
+from watchly_adapters.testing.event_logs import EventLogContract
+from watchly_adapters.testing.image_ledgers import ImageLedgerContract
+from watchly_adapters.testing.movie_stores import MovieStoreContract
 
 
 class _InMemory:

@@ -1,0 +1,111 @@
+"""What the ledger of images promises."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+
+import pytest
+
+from watchly_adapters.testing.stores import LATER, NOON, Failure, Store, StoreContract
+from watchly_core.errors import ImageNotFound
+from watchly_core.images import Image, ImageRecord, ImageState, new_key
+
+
+def _record(due_at: dt.datetime | None = NOON, movie_id: int = 1, attempts: int = 0) -> ImageRecord:
+    state = ImageState.ATTACHED if due_at is None else ImageState.PENDING
+    return ImageRecord(Image(new_key(), 600, 900, "webp", 2**33), state, movie_id, due_at, attempts)
+
+
+class ImageLedgerContract(StoreContract):
+    """The records of images. Supply `store`."""
+
+    async def test_a_record_comes_back_as_it_is(self, store: Store) -> None:
+        records = [_record(), _record(None), _record(LATER, movie_id=2_147_483_647, attempts=9)]
+        async with store.transactions() as tx:
+            for record in records:
+                await tx.images.add(record)
+        async with store.transactions() as tx:
+            for record in records:
+                assert await tx.images.get(record.image.key) == record
+
+    async def test_replace_stores_every_field(self, store: Store) -> None:
+        record = _record()
+        discarded = record.moved(ImageState.DISCARDED, due_at=LATER, attempts=3)
+        async with store.transactions() as tx:
+            await tx.images.add(record)
+            await tx.images.replace(discarded)
+            assert await tx.images.get(record.image.key) == discarded
+        async with store.transactions() as tx:
+            assert await tx.images.get(record.image.key) == discarded
+
+    async def test_what_is_not_there_is_not_found(self, store: Store) -> None:
+        record = _record()
+        async with store.transactions() as tx:
+            with pytest.raises(ImageNotFound):
+                await tx.images.get(record.image.key)
+            with pytest.raises(ImageNotFound):
+                await tx.images.replace(record)
+            assert list(await tx.images.of_movie(1)) == []
+
+    async def test_forgetting_twice_is_no_error(self, store: Store) -> None:
+        record = _record()
+        async with store.transactions() as tx:
+            await tx.images.add(record)
+        for _ in range(2):
+            async with store.transactions() as tx:
+                await tx.images.remove(record.image.key)
+        async with store.transactions() as tx:
+            with pytest.raises(ImageNotFound):
+                await tx.images.get(record.image.key)
+
+    async def test_the_images_of_a_movie_by_key(self, store: Store) -> None:
+        mine = sorted((_record(movie_id=5) for _ in range(4)), key=lambda record: record.image.key)
+        async with store.transactions() as tx:
+            for record in [*reversed(mine), _record(movie_id=6)]:
+                await tx.images.add(record)
+        async with store.transactions() as tx:
+            assert list(await tx.images.of_movie(5)) == mine
+
+    async def test_due_gives_the_longest_due_first_up_to_the_limit(self, store: Store) -> None:
+        minutes = [_record(NOON + dt.timedelta(minutes=minute)) for minute in range(5)]
+        async with store.transactions() as tx:
+            for record in [*minutes[::-1], _record(None)]:
+                await tx.images.add(record)
+        async with store.transactions() as tx:
+            assert list(await tx.images.due(NOON - dt.timedelta(microseconds=1), 10)) == []
+            assert list(await tx.images.due(NOON, 10)) == minutes[:1]
+            assert list(await tx.images.due(NOON + dt.timedelta(minutes=3), 10)) == minutes[:4]
+            assert list(await tx.images.due(NOON + dt.timedelta(days=1), 2)) == minutes[:2]
+
+    async def test_two_sweepers_never_claim_the_same_image(self, store: Store) -> None:
+        records = [_record() for _ in range(40)]
+        async with store.transactions() as tx:
+            for record in records:
+                await tx.images.add(record)
+        claimed: list[str] = []
+
+        async def claim() -> None:
+            async with store.transactions() as tx:
+                for record in await tx.images.due(NOON, 10):
+                    claimed.append(record.image.key)
+                    await asyncio.sleep(0)
+                    await tx.images.replace(record.moved(ImageState.DELETING, due_at=LATER))
+
+        for _ in range(4):
+            await asyncio.gather(*(claim() for _ in range(4)))
+        assert sorted(claimed) == sorted(record.image.key for record in records)
+
+    async def test_a_failed_block_leaves_no_trace(self, store: Store) -> None:
+        kept, undone = _record(), _record()
+        async with store.transactions() as tx:
+            await tx.images.add(kept)
+        with pytest.raises(Failure):
+            async with store.transactions() as tx:
+                await tx.images.add(undone)
+                await tx.images.remove(kept.image.key)
+                raise Failure
+        async with store.transactions() as tx:
+            assert await tx.images.get(kept.image.key) == kept
+            with pytest.raises(ImageNotFound):
+                await tx.images.get(undone.image.key)
