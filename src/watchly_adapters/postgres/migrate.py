@@ -8,22 +8,25 @@ and waits for a lock no longer than `lock_timeout`, so that it never makes other
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from typing import Final
 
 import msgspec
 import psycopg
-from psycopg import sql
 
 from watchly_adapters.postgres.pool import START_WAIT, Connection, connect, translated
-from watchly_core.errors import Unavailable
+from watchly_core.errors import Misconfigured, Unavailable
 
 #: The advisory lock that one migrator holds at a time: "watchly" as a number.
 _LOCK: Final = 0x7761_7463_686C_79
 #: Seconds to wait for another migrator, and then for the locks of the tables.
 _WAIT: Final = 60.0
 _INTERVAL: Final = 0.2
-_LOCK_TIMEOUT: Final = "3s"
+#: While a migration waits for a table everybody else waits behind it: so it does for a moment, seldom.
+_SET_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '500ms'"
+_LOCK_INTERVAL: Final = 2.0
 
 _CREATE: Final = """
     CREATE TABLE IF NOT EXISTS watchly_migrations (
@@ -74,7 +77,9 @@ async def migrate(url: str, *, wait: float = START_WAIT) -> list[str]:
         async with connection:
             deadline = asyncio.get_running_loop().time() + _WAIT
             await _lock(connection, deadline)
-            await connection.execute(_CREATE)
+            await _require_utf8(connection)
+            with _refused("this database cannot be migrated"):
+                await connection.execute(_CREATE)
             applied = {number for (number,) in await (await connection.execute(_APPLIED)).fetchall()}
             missing = [migration for migration in migrations() if migration.number not in applied]
             for migration in missing:
@@ -88,28 +93,45 @@ async def _lock(connection: Connection, deadline: float) -> None:
         cursor = await connection.execute(_TRY_LOCK, (_LOCK,))
         if await cursor.fetchone() == (True,):
             return
-        await _pause(deadline, "another process has been migrating this database for too long")
+        await _pause(deadline, _INTERVAL, "another process has been migrating this database for too long")
 
 
 async def _apply(connection: Connection, migration: Migration, deadline: float) -> None:
     while True:
         try:
-            async with connection.transaction():
-                await connection.execute(
-                    sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT))
-                )
-                await connection.execute(migration.statements)
-                await connection.execute(_NOTE, (migration.number, migration.name))
+            with _refused(f"migration {_label(migration)} cannot be applied to this database"):
+                async with connection.transaction():
+                    await connection.execute(_SET_LOCK_TIMEOUT)
+                    await connection.execute(migration.statements)
+                    await connection.execute(_NOTE, (migration.number, migration.name))
         except psycopg.errors.LockNotAvailable:
-            await _pause(deadline, f"migration {_label(migration)} could not lock its table")
+            await _pause(deadline, _LOCK_INTERVAL, f"migration {_label(migration)} could not lock its table")
         else:
             return
 
 
-async def _pause(deadline: float, reason: str) -> None:
-    if asyncio.get_running_loop().time() + _INTERVAL > deadline:
+async def _require_utf8(connection: Connection) -> None:
+    cursor = await connection.execute("SELECT current_setting('server_encoding')")
+    row = await cursor.fetchone()
+    if row != ("UTF8",):
+        raise Misconfigured(
+            "DATABASE_URL: the encoding of this database must be UTF8, so that it holds any text"
+        )
+
+
+@contextmanager
+def _refused(what: str) -> Iterator[None]:
+    """Say in one line why the server takes no such change: a right is missing, or a table is another one."""
+    try:
+        yield
+    except psycopg.ProgrammingError as error:
+        raise Misconfigured(f"DATABASE_URL: {what}: {str(error).splitlines()[0]}") from error
+
+
+async def _pause(deadline: float, seconds: float, reason: str) -> None:
+    if asyncio.get_running_loop().time() + seconds > deadline:
         raise Unavailable("database", f"{reason} (waited {_WAIT:g} s); try again when it is quieter")
-    await asyncio.sleep(_INTERVAL)
+    await asyncio.sleep(seconds)
 
 
 def _label(migration: Migration) -> str:

@@ -11,10 +11,10 @@ from typing import Final
 
 import msgspec
 from psycopg import AsyncCursor
-from psycopg.rows import args_row, scalar_row
+from psycopg.rows import args_row, scalar_row, tuple_row
 
 from watchly_adapters.postgres.events import read_history
-from watchly_adapters.postgres.pool import Connection, Pool
+from watchly_adapters.postgres.pool import Connection, HostConnection, Pool, cursor
 from watchly_core.errors import MovieNotFound, Unavailable
 from watchly_core.events import Event
 from watchly_core.images import Image
@@ -23,7 +23,9 @@ from watchly_core.queries import MovieQuery, Page
 
 #: The columns of `Movie`, in the order of its fields.
 _COLUMNS: Final = """
-    id, title, description, release_year, genre, image_url, image::text, version, created_at, updated_at
+    id, title, description, release_year, genre, image_url, image::text, version,
+    CASE WHEN created_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN created_at END,
+    CASE WHEN updated_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN updated_at END
 """
 _GET: Final = "SELECT" + _COLUMNS + "FROM movies WHERE id = %s"
 _GET_LOCKED: Final = _GET + " FOR UPDATE"
@@ -35,7 +37,13 @@ _ADD: Final = """
 """
 # The sequence of an adopted table may have any name.
 _NEXT_IDS: Final = """
-    SELECT nextval(pg_get_serial_sequence('movies', 'id')) FROM generate_series(1, %s)
+    SELECT nextval(coalesce(
+        pg_get_serial_sequence('movies', 'id')::regclass,
+        (SELECT d.refobjid::regclass FROM pg_attrdef a
+         JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid
+         JOIN pg_class c ON c.oid = d.refobjid AND c.relkind = 'S'
+         WHERE a.adrelid = 'movies'::regclass AND d.refclassid = 'pg_class'::regclass)
+    )) FROM generate_series(1, %s)
 """
 _LOAD: Final = """
     COPY movies (id, title, description, release_year, genre, version, created_at, updated_at) FROM STDIN
@@ -85,8 +93,8 @@ def _stored(at: datetime | None) -> datetime | None:
     return None if at is None else at.astimezone(UTC).replace(tzinfo=None)
 
 
-def _cursor(connection: Connection) -> AsyncCursor[Movie]:
-    return connection.cursor(binary=True, row_factory=args_row(_movie))
+def _cursor(connection: HostConnection) -> AsyncCursor[Movie]:
+    return cursor(connection, args_row(_movie), binary=True)
 
 
 class PostgresMovieQueries:
@@ -135,15 +143,19 @@ class PostgresMovieQueries:
         return await self._pool.read(lambda connection: read_history(connection, movie_id))
 
 
+def _scalar_cursor(connection: HostConnection) -> AsyncCursor[int]:
+    return cursor(connection, scalar_row)
+
+
 class PostgresMovies:
     """Satisfies `ports.MovieRepository` on a connection that is inside a transaction."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HostConnection) -> None:
         self._connection = connection
 
     async def add(self, draft: MovieDraft, at: datetime) -> Movie:
         """See the port."""
-        async with self._connection.cursor(row_factory=scalar_row) as cursor:
+        async with _scalar_cursor(self._connection) as cursor:
             stored = _stored(at)
             await cursor.execute(
                 _ADD, (draft.title, draft.description, draft.release_year, draft.genre, stored, stored)
@@ -152,7 +164,7 @@ class PostgresMovies:
 
     async def add_many(self, drafts: Sequence[MovieDraft], at: datetime) -> Sequence[Movie]:
         """See the port."""
-        async with self._connection.cursor(row_factory=scalar_row) as cursor:
+        async with _scalar_cursor(self._connection) as cursor:
             await cursor.execute(_NEXT_IDS, (len(drafts),))
             ids = await cursor.fetchall()
             movies = [_added(movie_id, draft, at) for movie_id, draft in zip(ids, drafts, strict=True)]
@@ -186,7 +198,7 @@ class PostgresMovies:
     async def replace(self, movie: Movie) -> None:
         """See the port."""
         image = None if movie.image is None else _encode_image(movie.image).decode()
-        cursor = await self._connection.execute(
+        done = await cursor(self._connection, tuple_row).execute(
             _REPLACE,
             (
                 movie.title,
@@ -201,13 +213,13 @@ class PostgresMovies:
                 movie.id,
             ),
         )
-        if not cursor.rowcount:
+        if not done.rowcount:
             raise MovieNotFound(movie.id)
 
     async def remove(self, movie_id: int) -> None:
         """See the port."""
-        cursor = await self._connection.execute(_REMOVE, (movie_id,))
-        if not cursor.rowcount:
+        done = await cursor(self._connection, tuple_row).execute(_REMOVE, (movie_id,))
+        if not done.rowcount:
             raise MovieNotFound(movie_id)
 
 

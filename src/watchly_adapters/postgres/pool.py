@@ -8,15 +8,21 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeAlias, TypeVar
 
 import psycopg
+from psycopg import AsyncCursor
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.rows import TupleRow
+from psycopg.pq import Format
+from psycopg.rows import AsyncRowFactory, TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from watchly_core.errors import Misconfigured, Unavailable
 
 T = TypeVar("T")
 
+RowT_co = TypeVar("RowT_co", covariant=True)
+
 Connection: TypeAlias = psycopg.AsyncConnection[TupleRow]
+#: A connection whose rows may be of any kind.
+HostConnection: TypeAlias = psycopg.AsyncConnection[object]
 
 #: Seconds for which a database that cannot be reached at start is asked again.
 START_WAIT: Final = 30.0
@@ -28,10 +34,16 @@ _MAX_WAITING: Final = 1_000
 
 #: What a server says that asking again will not change.
 _FINAL: Final = (
-    "password authentication failed",
+    "authentication failed",
     "does not exist",
-    "no pg_hba.conf entry",
+    "pg_hba.conf",
     "no password supplied",
+    "is not permitted to log in",
+    "permission denied for database",
+    "unrecognized configuration parameter",
+    "invalid port number",
+    "invalid integer value",
+    "invalid sslmode value",
 )
 
 
@@ -58,6 +70,15 @@ def translated() -> Iterator[None]:
 
 def _explain(error: psycopg.Error | PoolClosed) -> str:
     return _BY_CLASS.get((getattr(error, "sqlstate", None) or "")[:2], "the connection was lost or refused")
+
+
+def cursor(
+    connection: HostConnection, row_factory: AsyncRowFactory[RowT_co], *, binary: bool = False
+) -> AsyncCursor[RowT_co]:
+    """A cursor of psycopg's plain kind, whatever kind and rows a host's connection is set to."""
+    made = AsyncCursor(connection, row_factory=row_factory)
+    made.format = Format.BINARY if binary else Format.TEXT
+    return made
 
 
 def address(url: str) -> str:
@@ -87,10 +108,14 @@ async def connect(url: str, *, wait: float = START_WAIT) -> Connection:
     while True:
         try:
             return await psycopg.AsyncConnection.connect(
-                url, autocommit=True, connect_timeout=_CONNECT_TIMEOUT, application_name="watchly"
+                url,
+                autocommit=True,
+                connect_timeout=_CONNECT_TIMEOUT,
+                application_name="watchly",
+                client_encoding="utf8",
             )
         except psycopg.OperationalError as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = _reason(error)
             if any(phrase in reason for phrase in _FINAL):
                 raise Misconfigured(
                     f"DATABASE_URL: {address(url)} refuses the connection: {reason}"
@@ -100,6 +125,13 @@ async def connect(url: str, *, wait: float = START_WAIT) -> Connection:
                     "database", f"{address(url)} could not be reached within {wait:g} s: {reason}"
                 ) from error
         await asyncio.sleep(_START_INTERVAL)
+
+
+def _reason(error: psycopg.OperationalError) -> str:
+    """What went wrong last, without libpq's hints, which follow on lines of their own."""
+    hints = ("\t", "DETAIL:", "HINT:")
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(hints)]
+    return lines[-1].strip() if lines else "no reason given"
 
 
 class Pool:
@@ -122,6 +154,7 @@ class Pool:
             kwargs={
                 "autocommit": True,
                 "application_name": "watchly",
+                "client_encoding": "utf8",
                 "connect_timeout": _CONNECT_TIMEOUT,
             },
             name="watchly",
@@ -144,7 +177,13 @@ class Pool:
         """
         with translated():
             async with self._pool.connection() as connection:
-                yield connection
+                try:
+                    yield connection
+                except psycopg.OperationalError:
+                    # Whatever cut this one has probably cut the idle ones as well.
+                    if connection.broken:
+                        await self._pool.check()
+                    raise
 
     async def read(self, read: Callable[[Connection], Awaitable[T]]) -> T:
         """What `read` gives, asked once more when its connection turns out to have died.

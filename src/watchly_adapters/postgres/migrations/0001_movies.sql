@@ -9,3 +9,6 @@ CREATE TABLE IF NOT EXISTS movies (
     created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP,
     updated_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP
 );
+
+-- A table of that name which is another one is left as it is: this fails.
+SELECT id, title, description, release_year, genre, image_url, created_at, updated_at FROM movies LIMIT 0;

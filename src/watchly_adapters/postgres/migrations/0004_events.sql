@@ -1,3 +1,7 @@
+-- Writers wait until every row has its event, so that none slips in between without one. Before all else,
+-- because where transactions are serializable, what follows sees the rows as of its first statement.
+LOCK TABLE movies IN SHARE ROW EXCLUSIVE MODE;
+
 CREATE TABLE events (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind text NOT NULL,
@@ -9,9 +13,6 @@ CREATE TABLE events (
     movie json NOT NULL,
     UNIQUE (movie_id, version)
 );
-
--- Writers wait until every row has its event, so that none slips in between without one.
-LOCK TABLE movies IN SHARE ROW EXCLUSIVE MODE;
 
 INSERT INTO events (kind, movie_id, version, at, actor, movie)
 SELECT
@@ -25,8 +26,10 @@ SELECT
         'image_url', image_url,
         'image', NULL,
         'version', version,
-        'created_at', to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-        'updated_at', to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+        'created_at', CASE WHEN created_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999'
+            THEN to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') END,
+        'updated_at', CASE WHEN updated_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999'
+            THEN to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') END
     )
 FROM movies
 ORDER BY id;
