@@ -480,8 +480,9 @@ def test_binaries_that_the_database_user_cannot_reach_are_copied(
                 connection.execute("CREATE EXTENSION pg_trgm")
         assert stat.S_IMODE(closed.stat().st_mode) == 0o700
         assert not old.exists()
-    with EmbeddedPostgres(new_home):
-        assert not list((new_home / "postgres/binaries").iterdir())
+        closed.chmod(0o755)
+        with EmbeddedPostgres(new_home):
+            assert not list((new_home / "postgres/binaries").iterdir())
 
 
 @only_root
