@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -53,6 +54,14 @@ def folder_in_memory() -> str | None:
         return None
     roomy = shared.f_bavail * shared.f_frsize > 1 << 30 and not shared.f_flag & os.ST_NOEXEC
     return "/dev/shm" if roomy and os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - as above
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition; fail when it does not come to pass."""
+    deadline = time.monotonic() + START_LIMIT
+    while not condition():
+        assert time.monotonic() < deadline, f"in vain waited until {what}"
+        time.sleep(0.005)  # between looks, not in place of one
 
 
 class Service:

@@ -7,6 +7,7 @@
     │   ├── InvalidMovie
     │   └── InvalidQuery         a parameter of a query: sort, limit, cursor …
     ├── ImportRejected           some rows of an import break rules; `report` names them
+    ├── MalformedJSON            a text that should be JSON is none
     ├── NotFound                 nothing is there under that name
     │   ├── MovieNotFound
     │   └── ImageNotFound
@@ -91,6 +92,10 @@ class ImportRejected(WatchlyError):
     def __init__(self, report: ImportReport) -> None:
         self.report = report
         super().__init__(f"nothing was added: rows that break rules: {report.rejected_total}")
+
+
+class MalformedJSON(WatchlyError):
+    """A text that should be JSON is none."""
 
 
 class NotFound(WatchlyError):

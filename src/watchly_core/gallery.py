@@ -53,6 +53,9 @@ MAX_IMAGE_BYTES: Final = 500 * 1000 * 1000
 #: After this long an image that is still pending was given up by whoever sent it.
 PENDING_FOR: Final = timedelta(hours=24)
 
+#: Reasons that a report of a sweep names.
+_REASONS: Final = 5
+
 #: The sweeper's first wait after a failure; it doubles with each one.
 _RETRY_AFTER: Final = timedelta(minutes=1)
 _LONGEST_RETRY: Final = timedelta(days=1)
@@ -62,10 +65,11 @@ _SPOOL_IN_MEMORY: Final = 256 * 1024
 
 
 class SweepReport(msgspec.Struct, frozen=True):
-    """What a sweep came to: images deleted, and those whose store did not answer, to be tried again."""
+    """What a sweep came to: images deleted, those to be tried again, and some of the reasons."""
 
     deleted: int
     failed: int
+    reasons: tuple[str, ...] = ()
 
 
 class Gallery:
@@ -172,16 +176,18 @@ class Gallery:
         and forgotten only after the store has dropped it.
         """
         deleted = failed = 0
+        reasons: dict[str, None] = {}
         for record in await self._claim(limit):
             try:
                 await self._store.delete(record.image.key)
                 async with self._transactions() as tx:
                     await tx.images.remove(record.image.key)
-            except WatchlyError:
+            except WatchlyError as error:
                 failed += 1
+                reasons[str(error)] = None
             else:
                 deleted += 1
-        return SweepReport(deleted, failed)
+        return SweepReport(deleted, failed, tuple(reasons)[:_REASONS])
 
     async def _receive(self, content: AsyncIterable[bytes], spool: IO[bytes]) -> int:
         size = 0
@@ -195,7 +201,7 @@ class Gallery:
                 else:
                     await asyncio.to_thread(spool.write, chunk)
             except OSError as error:
-                raise Unavailable("image_store", f"the upload could not be kept: {error.strerror}") from error
+                raise Unavailable("uploads", f"no room for an upload: {error.strerror}") from error
         return size
 
     async def _inspect(self, spool: IO[bytes], size: int, claimed: str) -> Image:

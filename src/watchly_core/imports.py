@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import codecs
 import csv
+import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import IO, Final, Never
 
 import msgspec
 
-from watchly_core.errors import Fault, InvalidMovie
+from watchly_core.errors import Fault, InvalidMovie, MalformedJSON
 from watchly_core.movies import CLIENT_FIELDS, Members
 
 #: More digits are no year; int() would take its time over thousands of them.
@@ -44,6 +45,52 @@ class ImportReport(msgspec.Struct, frozen=True):
     dry_run: bool
 
 
+#: The longest line that is read, in bytes.
+MAX_LINE: Final = 1_000_000
+
+
+def read_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of `file` with their ends, as `read_csv` and `read_ndjson` take them.
+
+    Raises:
+        InvalidMovie: a line has more than `MAX_LINE` bytes, so that it is hardly a line of these formats.
+    """
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise _lost(number, f"is longer than {MAX_LINE} bytes")
+        yield line
+
+
+def decode_json(text: bytes) -> object:
+    """The value of a JSON text (RFC 8259) in UTF-8.
+
+    Raises:
+        MalformedJSON: it is none, or nested too deep to read.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        pass
+    # msgspec refuses lone surrogates and numbers beyond a double, which are JSON: as such they get the
+    # error that names their member.
+    try:
+        value: object = json.loads(text.decode(), parse_constant=_not_json, parse_int=_integer)
+    except (ValueError, RecursionError):
+        raise MalformedJSON("is not JSON in UTF-8, or is nested too deep") from None
+    return value
+
+
+def _integer(digits: str) -> int:
+    # More digits are beyond every range of ours, and int() refuses thousands of them.
+    return int(digits[:20])
+
+
+def _not_json(name: str) -> Never:
+    raise ValueError(name)
+
+
 def read_csv(lines: Iterable[str], *, ignore_unknown: bool = False) -> Iterator[Row]:
     """Read CSV (RFC 4180) whose first row names its columns: title, and any of the others.
 
@@ -52,7 +99,8 @@ def read_csv(lines: Iterable[str], *, ignore_unknown: bool = False) -> Iterator[
     rejected by name instead of ending the import.
 
     Raises:
-        InvalidMovie: the header names no title, an unknown column, or a column twice.
+        InvalidMovie: the header names no title, an unknown column, or a column twice; or a quote that is
+            never closed makes it unknown where the next row starts.
     """
     reader = csv.reader(_without_mark(lines), strict=True)
     try:
@@ -68,6 +116,8 @@ def read_csv(lines: Iterable[str], *, ignore_unknown: bool = False) -> Iterator[
         except StopIteration:
             return
         except csv.Error as error:
+            if str(error).startswith(_LOST):
+                raise _lost(line, f"{error}: is a quote missing?") from None
             yield Row(line, faults=(Fault("malformed", f"is not CSV: {error}", pointer="#"),))
             continue
         if not values:
@@ -90,9 +140,9 @@ def read_ndjson(lines: Iterable[bytes], *, ignore_unknown: bool = False) -> Iter
         if not line.strip():
             continue
         try:
-            members: object = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            yield Row(number, faults=(Fault("malformed", "is not JSON", pointer="#"),))
+            members = decode_json(line)
+        except MalformedJSON as error:
+            yield Row(number, faults=(Fault("malformed", str(error), pointer="#"),))
             continue
         if not isinstance(members, dict):
             yield Row(number, faults=(Fault("wrong_type", "must be a JSON object", pointer="#"),))
@@ -100,6 +150,14 @@ def read_ndjson(lines: Iterable[bytes], *, ignore_unknown: bool = False) -> Iter
         if ignore_unknown:
             members = {name: members[name] for name in CLIENT_FIELDS if name in members}
         yield Row(number, members)
+
+
+#: What the csv module says when it no longer knows whether it is inside a quoted field.
+_LOST: Final = ("field larger than field limit", "unexpected end of data")
+
+
+def _lost(line: int, reason: str) -> InvalidMovie:
+    return InvalidMovie([Fault("malformed", f"what starts at line {line} {reason}", pointer="#")])
 
 
 def _without_mark(lines: Iterable[str]) -> Iterator[str]:

@@ -95,7 +95,11 @@ class ImageLedger(Protocol):
     """What is known of every image, inside a transaction."""
 
     async def add(self, record: ImageRecord) -> None:
-        """Note a new key; each key is noted once."""
+        """Note a new key; each key is noted once.
+
+        Raises:
+            IllegalTransition: the key is noted already; nothing else can be done in the transaction.
+        """
         ...
 
     async def get(self, key: str) -> ImageRecord:
@@ -188,8 +192,8 @@ class ImageStore(Protocol):
         """The number of bytes kept under `key`; None if there is nothing."""
         ...
 
-    def url(self, key: str, variant: str | None = None) -> str:
-        """Where clients load the image, or a variant of it; no look-up is made."""
+    def url(self, key: str) -> str:
+        """Where clients load the image; no look-up is made."""
         ...
 
 

@@ -13,6 +13,9 @@ from watchly_core.movies import MAX_ID, Movie
 
 DEFAULT_LIMIT: Final = 50
 
+#: The lowest id that an adopted row can have: new ones start at 1.
+_MIN_ID: Final = -2_147_483_648
+
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
     """The place after which a page starts: the id of the last movie before it.
@@ -40,7 +43,7 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
         except (ValueError, msgspec.DecodeError, RecursionError):
             cursor = None
         # Comparing texts refuses the other spellings that base64 tolerates.
-        if cursor is None or not 0 <= cursor.after_id <= MAX_ID or cursor.encode() != text:
+        if cursor is None or not _MIN_ID <= cursor.after_id <= MAX_ID or cursor.encode() != text:
             raise InvalidQuery([Fault("invalid_cursor", "is not a cursor of this list", parameter="cursor")])
         return cursor
 
@@ -65,8 +68,8 @@ class MovieQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def after_id(self) -> int:
-        """The id below or at which the list has been read already; 0 at its start."""
-        return self.cursor.after_id if self.cursor else 0
+        """The id below or at which the list has been read already; below every id at its start."""
+        return self.cursor.after_id if self.cursor else _MIN_ID - 1
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import ExitStack, aclosing, contextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Never
 
@@ -84,10 +83,16 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     # The framework takes as long to load as the database to start: do both at once.
     loading = threading.Thread(target=importlib.import_module, args=("watchly_http.app",))
     loading.start()
-    with ExitStack() as stack:
-        prepared = serving(settings, stack)
-        loading.join()
-        sys.exit(_run(prepared))
+    # Before there is anything to drain, every way of asking for a stop is the same.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        with ExitStack() as stack:
+            prepared = serving(settings, stack)
+            loading.join()
+            sys.exit(_run(prepared))
+    except KeyboardInterrupt:
+        sys.exit(0)
 
 
 def _run(settings: Settings) -> int:
@@ -171,17 +176,20 @@ def import_(  # noqa: PLR0913, PLR0917 - options
       watchly import --dry-run --rejects bad.ndjson movies.csv
       watchly import --on-error skip --format ndjson - < movies.ndjson
     """
+    from watchly_http.files import form_of, opened_rows
     from watchly_http.running import running_database
 
     if (file is None) is not sample:
         raise click.UsageError("name a FILE or --sample, and not both")
     path = Path(__file__).with_name("sample.csv") if file is None else file
-    form = form or _form_of(path)
+    if rejects and rejects.exists() and path.exists() and rejects.samefile(path):
+        raise click.UsageError("--rejects names the file that is imported, and would empty it")
+    form = form or form_of(path)
     settings = _settings()
     _refuse_memory(settings)
     with ExitStack() as stack:
         prepared, _ = stack.enter_context(running_database(settings))
-        rows = stack.enter_context(_rows(path, form, ignore_unknown=ignore_unknown))
+        rows = stack.enter_context(opened_rows(path, form, ignore_unknown=ignore_unknown))
         rejected_to = stack.enter_context(rejects.open("wb")) if rejects else None
         asyncio.run(_import(prepared, rows, rejected_to, skip=on_error == "skip", dry_run=dry_run))
 
@@ -231,22 +239,18 @@ def export(form: str | None, output: Path | None) -> None:
       watchly export > movies.ndjson
       watchly export -o movies.csv
     """
+    from watchly_http.files import completed, form_of
     from watchly_http.running import running_database
 
-    form = form or (_form_of(output) if output else "ndjson")
+    form = form or (form_of(output) if output else "ndjson")
     settings = _settings()
     _refuse_memory(settings)
     with running_database(settings) as (prepared, _):
         if output is None:
             asyncio.run(_export(prepared, form, sys.stdout.buffer))
             return
-        partial = output.with_name(f".{output.name}.{os.getpid()}.part")
-        try:
-            with partial.open("wb") as file:
-                asyncio.run(_export(prepared, form, file))
-            partial.replace(output)
-        finally:
-            partial.unlink(missing_ok=True)
+        with completed(output) as file:
+            asyncio.run(_export(prepared, form, file))
 
 
 async def _export(settings: Settings, form: str, out: IO[bytes]) -> None:
@@ -279,11 +283,18 @@ def sweep() -> None:
 async def _sweep(settings: Settings) -> None:
     from watchly_http.running import entered
 
+    deleted = failed = 0
+    reasons: dict[str, None] = {}
     async with entered(settings) as container:
-        report = await container.gallery().sweep()
-    _say(f"images deleted: {report.deleted}, to be tried again: {report.failed}")
-    if report.failed:
-        raise Unavailable("image_store", f"{report.failed} images could not be deleted")
+        while True:
+            report = await container.gallery().sweep()
+            deleted, failed = deleted + report.deleted, failed + report.failed
+            reasons |= dict.fromkeys(report.reasons)
+            if not report.deleted + report.failed:
+                break
+    _say(f"images deleted: {deleted}, to be tried again: {failed}")
+    if failed:
+        raise Unavailable("image_store", "; ".join(reasons))
 
 
 @cli.command()
@@ -303,7 +314,8 @@ def doctor() -> None:
 def main() -> Never:
     """Run the command line; an error of ours is one line on stderr and exit code 1."""
     # An exception, so that what was started is stopped on the way out.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(_SIGNALLED + number))
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(stop, lambda number, _: sys.exit(_SIGNALLED + number))
     try:
         cli(standalone_mode=True)
     except ImportRejected as rejected:
@@ -334,47 +346,6 @@ def _settings() -> Settings:
 def _refuse_memory(settings: Settings) -> None:
     if settings.in_memory:
         raise Misconfigured("DATABASE_URL=memory: keeps nothing between commands; name another database")
-
-
-def _form_of(path: Path) -> str:
-    forms = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
-    try:
-        return forms[path.suffix.lower()]
-    except KeyError:
-        raise click.UsageError(f"say --format csv or --format ndjson: the name {path} does not") from None
-
-
-@contextmanager
-def _rows(path: Path, form: str, *, ignore_unknown: bool) -> Iterator[Iterable[Row]]:
-    """The rows of a file, with a progress bar on a terminal."""
-    from watchly_core.imports import read_csv, read_ndjson
-
-    with click.open_file(str(path), "rb") as file, _progress(path, file) as lines:
-        if form == "ndjson":
-            yield read_ndjson(lines, ignore_unknown=ignore_unknown)
-        else:
-            # Bytes that are not UTF-8 become a fault of their row.
-            texts = (line.decode("utf-8", "surrogateescape") for line in lines)
-            yield read_csv(texts, ignore_unknown=ignore_unknown)
-
-
-@contextmanager
-def _progress(path: Path, file: IO[bytes]) -> Iterator[Iterable[bytes]]:
-    if not sys.stderr.isatty() or str(path) == "-":
-        yield file
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(path.name, total=path.stat().st_size)
-
-        def counted() -> Iterator[bytes]:
-            for line in file:
-                progress.advance(task, len(line))
-                yield line
-
-        yield counted()
 
 
 async def _each(rows: Iterable[Row]) -> AsyncIterator[Row]:

@@ -13,11 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from watchly_adapters.container import make_images
+from watchly_adapters.postgres.migrate import pending
 from watchly_adapters.postgres.pool import address, connect
 from watchly_adapters.settings import Settings
-from watchly_core.errors import WatchlyError
+from watchly_core.errors import Misconfigured, WatchlyError
 from watchly_core.images import Image, new_key
-from watchly_http.running import running_database
+from watchly_http.running import started
 
 
 def examine(settings: Settings) -> bool:
@@ -28,6 +29,7 @@ def examine(settings: Settings) -> bool:
     parts: tuple[tuple[str, str, Callable[[Settings], str]], ...] = (
         ("database", _database(settings), _ask_database),
         ("images", _images(settings), _ask_images),
+        ("secret", _secret(settings), _ask_secret),
     )
     healthy = True
     for part, configured, ask in parts:
@@ -37,8 +39,6 @@ def examine(settings: Settings) -> bool:
             healthy = False
             answer = f"FAILS: {error}"
         table.add_row(part, escape(configured), escape(answer))
-    secret = "SECRET_KEY" if settings.secret_key else "made at the first start of an embedded home"
-    table.add_row("secret", secret, "")
     table.add_row("address", f"http://{settings.host}:{settings.port}", f"{settings.workers} workers")
     table.add_row("origins", ", ".join(settings.cors_origins) or "none", "")
     Console().print(table)
@@ -63,9 +63,11 @@ def _images(settings: Settings) -> str:
 def _ask_database(settings: Settings) -> str:
     if settings.in_memory:
         return "answers"
-    with running_database(settings) as (running, applied):
-        found = asyncio.run(_server_version(str(running.database_url)))
-    return f"answers: PostgreSQL {found}" + (f", applied {', '.join(applied)}" if applied else "")
+    with started(settings) as running:
+        url = str(running.database_url)
+        found = asyncio.run(_server_version(url))
+        missing = asyncio.run(pending(url))
+    return f"answers: PostgreSQL {found}" + (f", not migrated: {', '.join(missing)}" if missing else "")
 
 
 async def _server_version(url: str) -> str:
@@ -73,6 +75,20 @@ async def _server_version(url: str) -> str:
         cursor = await connection.execute("SHOW server_version")
         row = await cursor.fetchone()
     return str(row[0]) if row else "of an unknown version"
+
+
+def _secret(settings: Settings) -> str:
+    return "SECRET_KEY" if settings.secret_key or _needs_secret(settings) else "made when it is needed"
+
+
+def _ask_secret(settings: Settings) -> str:
+    if _needs_secret(settings) and not settings.secret_key:
+        raise Misconfigured("it is missing, and DATABASE_URL is set")
+    return ""
+
+
+def _needs_secret(settings: Settings) -> bool:
+    return settings.database_url is not None and not settings.in_memory
 
 
 def _ask_images(settings: Settings) -> str:

@@ -35,7 +35,7 @@ def configure(settings: Settings) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
+    root.setLevel(max(level, logging.WARNING))
     logging.getLogger("watchly").setLevel(level)
     structlog.configure(
         processors=[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
@@ -10,12 +9,12 @@ from typing import Final, Never, TypeAlias
 from urllib.parse import parse_qsl, quote
 
 import litestar
-import msgspec
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.types import Scope
 
 from watchly_core.errors import Fault, InvalidQuery, MovieNotFound, NotFound, WatchlyError
+from watchly_core.imports import decode_json
 from watchly_core.movies import MAX_ID
 
 Request: TypeAlias = litestar.Request[None, None, State]
@@ -29,10 +28,6 @@ _ID: Final = re.compile(r"[1-9][0-9]{0,9}")
 
 class MalformedRequest(WatchlyError):
     """The request is not HTTP as this service speaks it."""
-
-
-class MalformedJSON(WatchlyError):
-    """The body is not JSON."""
 
 
 class BodyTooLarge(WatchlyError):
@@ -202,31 +197,3 @@ async def read_json(
         if len(body) > limit:
             raise BodyTooLarge(f"the body may have at most {limit} bytes")
     return decode_json(bytes(body))
-
-
-def decode_json(body: bytes) -> object:
-    """The value of a JSON text (RFC 8259).
-
-    Raises:
-        MalformedJSON: it is none.
-    """
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        pass
-    # msgspec refuses lone surrogates and numbers beyond a double, which are JSON: as such they get the
-    # error that names their field.
-    try:
-        value: object = json.loads(body.decode(), parse_constant=_not_json, parse_int=_integer)
-    except (ValueError, RecursionError):
-        raise MalformedJSON("the body is not JSON in UTF-8, or nested too deep") from None
-    return value
-
-
-def _integer(digits: str) -> int:
-    # More digits are beyond every range of ours, and int() refuses thousands of them.
-    return int(digits[:20])
-
-
-def _not_json(name: str) -> Never:
-    raise ValueError(name)

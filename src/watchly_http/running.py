@@ -16,18 +16,22 @@ from watchly_core.errors import Misconfigured
 
 
 @contextmanager
-def running_database(settings: Settings) -> Iterator[tuple[Settings, list[str]]]:
-    """Settings that name a database which runs and is migrated, and the migrations that took.
-
-    The embedded database is started for the block, or joined where it runs already.
-    """
+def started(settings: Settings) -> Iterator[Settings]:
+    """Settings that name a database which runs: the embedded one is started, or joined, for the block."""
     with ExitStack() as stack:
         if settings.database_url is None:
             from watchly_adapters.embedded import EmbeddedPostgres
 
             url = stack.enter_context(EmbeddedPostgres(settings.home))
             settings = msgspec.structs.replace(settings, database_url=url)
-        yield settings, asyncio.run(migrate(str(settings.database_url)))
+        yield settings
+
+
+@contextmanager
+def running_database(settings: Settings) -> Iterator[tuple[Settings, list[str]]]:
+    """Settings that name a database which runs and is migrated, and the migrations that took."""
+    with started(settings) as running:
+        yield running, asyncio.run(migrate(str(running.database_url)))
 
 
 def serving(settings: Settings, stack: ExitStack) -> Settings:

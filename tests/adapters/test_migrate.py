@@ -74,6 +74,8 @@ LAST: Final = dt.datetime(9999, 12, 31, 23, 59, 59, 999_999)  # noqa: DTZ001
 CONTROLS: Final = "".join(map(chr, range(1, 32))) + "\x7f\x85\u2028\ufeff\\\"'/%s{}"
 
 ROWS: Final[list[Row]] = [
+    (-2_147_483_648, "lowest", None, 1995, None, None, THEN, THEN),
+    (0, "zero", None, 1995, None, None, THEN, THEN),
     (1, "Heat", "A thief and a detective.", 1995, "Crime", None, THEN, THEN),
     (2, "", None, None, None, None, THEN, THEN),
     (3, " \t ", "", 0, "", "", THEN, THEN),
@@ -94,14 +96,14 @@ INSERT: Final = """
     INSERT INTO movies (id, title, description, release_year, genre, image_url, created_at, updated_at)
     OVERRIDING SYSTEM VALUE VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
 """
-SELECT: Final = """
-    SELECT id, title, description, release_year, genre, image_url, created_at, updated_at
-    FROM movies ORDER BY id
-"""
 # The next id, whatever gives it.
 ADVANCE: Final = """
     SELECT setval(oid::regclass, (SELECT max(id) FROM movies))
     FROM pg_class WHERE relkind = 'S' AND relnamespace = 'public'::regnamespace
+"""
+SELECT: Final = """
+    SELECT id, title, description, release_year, genre, image_url, created_at, updated_at
+    FROM movies ORDER BY id
 """
 
 
@@ -127,12 +129,13 @@ def select(url: str, query: LiteralString) -> list[tuple[object, ...]]:
         return list(connection.execute(query).fetchall())
 
 
-def make_legacy(url: str, variant: str = "serial", rows: list[Row] = ROWS) -> None:
+def make_legacy(url: str, variant: str = "serial", rows: list[Row] = ROWS, *, advance: bool = True) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in VARIANTS[variant]:
             connection.execute(statement)
         connection.cursor().executemany(INSERT, rows)
-        connection.execute(ADVANCE)
+        if advance:
+            connection.execute(ADVANCE)
 
 
 async def until(condition: Callable[[], Awaitable[object]]) -> None:
@@ -346,8 +349,9 @@ async def test_an_adopted_table_keeps_every_value(empty_database: str, variant: 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-async def test_an_adopted_table_takes_movies(empty_database: str, variant: str) -> None:
-    make_legacy(empty_database, variant)
+@pytest.mark.parametrize("advance", [True, False], ids=["ids-from-the-sequence", "ids-from-a-restore"])
+async def test_an_adopted_table_takes_movies(empty_database: str, variant: str, *, advance: bool) -> None:
+    make_legacy(empty_database, variant, advance=advance)
     await migrate(empty_database)
     now = dt.datetime.now(dt.UTC)
     async with PostgresDatabase(empty_database) as database:
@@ -355,7 +359,7 @@ async def test_an_adopted_table_takes_movies(empty_database: str, variant: str) 
             one = await tx.movies.add(MovieDraft(title="One"), now)
         async with database.transactions() as tx:
             many = await tx.movies.add_many([MovieDraft(title="Two"), MovieDraft(title="Three")], now)
-            await tx.movies.replace(msgspec.structs.replace(as_movie(ROWS[0]), title="Heat 2", version=2))
+            await tx.movies.replace(msgspec.structs.replace(as_movie(ROWS[2]), title="Heat 2", version=2))
             await tx.movies.remove(2)
         ids = [ROWS[-1][0], one.id, *(movie.id for movie in many)]
         assert ids == sorted(set(ids))
@@ -604,10 +608,10 @@ async def test_a_table_that_belongs_to_another_role_is_adopted(role: str, empty_
     execute(legacy, "INSERT INTO movies (title) VALUES ('Ran')", "DELETE FROM movies WHERE id = 1")
     async with PostgresDatabase(empty_database) as database:
         titles = [movie.title async for movie in database.queries.export(MovieQuery())]
-    assert titles == [row[1] for row in ROWS[1:]] + ["Ran"]
+    assert titles == [row[1] for row in ROWS if row[0] != 1] + ["Ran"]
 
 
-@pytest.mark.parametrize("trouble", ["may_not_create", "may_not_alter", "another_table"])
+@pytest.mark.parametrize("trouble", ["may_not_create", "may_not_alter", "another_table", "no_sequence"])
 async def test_what_it_cannot_migrate_is_named_in_one_line(
     role: str, empty_database: str, trouble: str
 ) -> None:
@@ -616,6 +620,8 @@ async def test_what_it_cannot_migrate_is_named_in_one_line(
         user = sql.Identifier(role)
         if trouble == "another_table":
             connection.execute("CREATE TABLE movies (id serial PRIMARY KEY, name text)")
+        elif trouble == "no_sequence":
+            connection.execute(LEGACY.replace("SERIAL", "INTEGER"))
         else:
             connection.execute(LEGACY)
             connection.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")

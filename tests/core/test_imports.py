@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from watchly_core.errors import InvalidMovie
-from watchly_core.imports import Row, read_csv, read_ndjson
+from watchly_core.imports import MAX_LINE, Row, read_csv, read_lines, read_ndjson
 from watchly_core.movies import MovieDraft, drafted
 
 HEADER = "title,description,release_year,genre\n"
@@ -159,13 +159,34 @@ def test_malformed_quoting_is_named_by_line_and_does_not_end_the_import(row: str
     assert rows[1].faults[0].detail.startswith("is not CSV")
 
 
-def test_a_quote_that_is_never_closed_is_named_where_it_opens() -> None:
-    assert summary(csv_rows('title,genre\nA,x\n"B,y\nC,z\n')) == [(2, "A"), (3, "malformed")]
+@pytest.mark.parametrize(
+    "text",
+    [
+        'title,genre\nA,x\n"B,y\nC,z\n',
+        'title,genre\nA,x\n"B,y\n' + "C,z\n" * 50_000,
+        "title,genre\nA,x\n" + "y" * 1_000_000 + ",x\nB,y\n",
+    ],
+    ids=["to-the-end", "too-long", "no-quote"],
+)
+def test_where_the_next_row_starts_is_not_guessed(text: str) -> None:
+    rows = read_csv(text.splitlines(keepends=True))
+    assert next(rows) == Row(2, {"title": "A", "genre": "x"})
+    with pytest.raises(InvalidMovie, match="what starts at line 3 "):
+        next(rows)
 
 
-def test_a_field_beyond_all_measure_is_named_and_does_not_end_the_import() -> None:
-    rows = csv_rows("title,genre\nA,x\n" + "y" * 1_000_000 + ",x\nB,y\n")
-    assert summary(rows) == [(2, "A"), (3, "malformed"), (4, "B")]
+def test_lines_are_bounded() -> None:
+    longest = b"x" * (MAX_LINE - 1) + b"\n"
+    assert list(read_lines(io.BytesIO(longest + b"\nend"))) == [longest, b"\n", b"end"]
+    lines = read_lines(io.BytesIO(b"a\nx" + longest))
+    assert next(lines) == b"a\n"
+    with pytest.raises(InvalidMovie, match="what starts at line 2 is longer"):
+        next(lines)
+
+
+def test_a_lone_surrogate_of_ndjson_is_judged_by_the_movie() -> None:
+    (row,) = read_ndjson([b'{"title":"\\ud800"}'])
+    assert row == Row(1, {"title": "\ud800"})
 
 
 @pytest.mark.parametrize(
@@ -354,7 +375,6 @@ def test_json_that_is_no_object_is_named_by_line(value: bytes) -> None:
         b'{"title":"He\xffat"}',
         b'{"title":"\xed\xa0\x80"}',
         b'{"\xff":1}',
-        b'{"title":"\\ud800"}',
         b"\xff\xfe{\x00}\x00",
         b'{"title":"Heat","x":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
         b"[" * 200_000,

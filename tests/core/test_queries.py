@@ -86,7 +86,7 @@ def test_a_text_that_never_was_a_cursor_is_refused(text: str) -> None:
         7,
         -1,
         [],
-        [-1],
+        [-(2**31) - 1],
         [MAX_ID + 1],
         [2**64 - 1],
         [True],
@@ -126,7 +126,7 @@ def test_sealed_bytes_that_are_no_cursor_are_refused(payload: bytes) -> None:
 
 def test_a_query_without_wishes_is_the_first_page_of_all() -> None:
     query = MovieQuery()
-    assert (query.limit, query.cursor, query.after_id) == (DEFAULT_LIMIT, None, 0)
+    assert (query.limit, query.cursor, query.after_id) == (DEFAULT_LIMIT, None, -(2**31) - 1)
     assert DEFAULT_LIMIT == 50
     assert MovieQuery(cursor=Cursor(9)).after_id == 9
 

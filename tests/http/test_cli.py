@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 import httpx
 import psycopg
 import pytest
-from tests.services import WATCHLY, Service, environment, run
+from tests.services import WATCHLY, Service, environment, run, wait_until
 
 from watchly_adapters.embedded import EmbeddedPostgres
 from watchly_adapters.settings import load_settings
@@ -312,3 +312,100 @@ def _as_url(conninfo: str) -> str:
     parts = psycopg.conninfo.conninfo_to_dict(conninfo)
     rest = urlencode({key: str(value) for key, value in parts.items() if key not in {"user", "dbname"}})
     return f"postgresql://{quote(str(parts.get('user', '')))}@/{parts['dbname']}?{rest}"
+
+
+def test_a_quote_that_is_never_closed_ends_the_import_whatever_is_skipped(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "films.csv"
+    path.write_text('title,description\nHeat,ok\nA,"' + "injected,row\n" * 20_000 + '"\nB,ok\n')
+    imported = run("import", "--on-error", "skip", str(path), WATCHLY_HOME=str(home))
+    assert imported.returncode == 1
+    assert "what starts at line 3 field larger than" in imported.stderr
+    assert titles(home) == []
+
+
+def test_a_line_without_an_end_is_refused(home: Path) -> None:
+    imported = run(
+        "import", "--format", "ndjson", "-", stdin='{"title":"' + "x" * 2_000_000, WATCHLY_HOME=str(home)
+    )
+    assert imported.returncode == 1
+    assert "what starts at line 1 is longer than 1000000 bytes" in imported.stderr
+
+
+def test_rejects_never_empty_the_file_that_is_imported(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "films.csv"
+    path.write_text(COLUMNS + "Heat,,,\n")
+    imported = run("import", str(path), "--rejects", str(path), WATCHLY_HOME=str(home))
+    assert imported.returncode == 2
+    assert path.read_text() == COLUMNS + "Heat,,,\n"
+
+
+def test_an_export_takes_the_place_of_a_file_and_of_nothing_else(home: Path, tmp_path: Path) -> None:
+    assert run("import", "--sample", WATCHLY_HOME=str(home)).returncode == 0
+    whole = run("export", WATCHLY_HOME=str(home)).stdout
+    private = tmp_path / "private.ndjson"
+    private.write_text("old")
+    private.chmod(0o600)
+    link = tmp_path / "link.ndjson"
+    link.symlink_to(private)
+    assert run("export", "-o", str(link), WATCHLY_HOME=str(home)).returncode == 0
+    assert link.is_symlink()
+    assert private.read_text() == whole
+    assert private.stat().st_mode & 0o777 == 0o600
+    pipe = tmp_path / "pipe.ndjson"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+        assert run("export", "-o", str(pipe), WATCHLY_HOME=str(home)).returncode == 0
+        assert reader.communicate(timeout=60)[0] == whole
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_command_that_is_stopped_stops_what_it_started(fresh_home: Path, number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [WATCHLY, "import", "--format", "csv", "-"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment(WATCHLY_HOME=str(fresh_home)),
+        cwd="/",
+    ) as command:
+        pid_file = fresh_home / "postgres/data/postmaster.pid"
+        wait_until(lambda: pid_file.exists() and "ready" in pid_file.read_text(), "the database runs")
+        command.send_signal(number)
+        assert command.wait(60) != 0
+    assert not pid_file.exists()
+
+
+def test_a_service_that_is_stopped_while_it_starts_is_no_failure(fresh_home: Path) -> None:
+    with subprocess.Popen(
+        [WATCHLY, "serve", "--port", "0"],
+        stderr=subprocess.PIPE,
+        env=environment(WATCHLY_HOME=str(fresh_home)),
+        cwd="/",
+        start_new_session=True,
+    ) as service:
+        wait_until((fresh_home / "postgres").exists, "it has begun")
+        os.killpg(service.pid, signal.SIGINT)
+        assert service.wait(60) == 0
+        assert service.stderr is not None
+        assert b"Traceback" not in service.stderr.read()
+    assert not (fresh_home / "postgres/data/postmaster.pid").exists()
+
+
+def test_sweep_goes_on_until_nothing_is_due(home: Path) -> None:
+    with EmbeddedPostgres(home) as url, psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO images (key, state, movie_id, width, height, format, bytes, due_at)"
+            " SELECT md5(n::text), 'discarded', 1, 1, 1, 'gif', 1, now() FROM generate_series(1, 1200) n"
+        )
+    swept = run("sweep", WATCHLY_HOME=str(home))
+    assert (swept.returncode, swept.stderr) == (0, "images deleted: 1200, to be tried again: 0\n")
+
+
+def test_doctor_changes_nothing(empty_database: str, tmp_path: Path) -> None:
+    variables = {"DATABASE_URL": _as_url(empty_database), "WATCHLY_HOME": str(tmp_path), "COLUMNS": "200"}
+    shown = run("doctor", **variables)
+    assert shown.returncode == 1
+    assert "not migrated: 0001_movies" in shown.stdout
+    assert "FAILS: it is missing, and DATABASE_URL is set" in shown.stdout
+    with psycopg.connect(empty_database) as connection:
+        assert connection.execute("SELECT to_regclass('movies')").fetchone() == (None,)

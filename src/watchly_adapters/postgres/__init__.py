@@ -53,8 +53,7 @@ class PostgresDatabase:
         Raises:
             Unavailable: it gives none.
         """
-        async with self._pool.connection() as connection:
-            await connection.execute("SELECT 1")
+        await self._pool.read(lambda connection: connection.execute("SELECT 1"))
 
 
 class PostgresTransactions:
@@ -66,7 +65,7 @@ class PostgresTransactions:
     @asynccontextmanager
     async def __call__(self) -> AsyncIterator[PostgresTransaction]:
         """See the port."""
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._pool.transaction() as connection:
             yield PostgresTransaction(connection)
 
 

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 from psycopg import AsyncCursor
+from psycopg.errors import UniqueViolation
 from psycopg.rows import args_row, tuple_row
 
 from watchly_adapters.postgres.pool import HostConnection, cursor
-from watchly_core.errors import ImageNotFound
+from watchly_core.errors import IllegalTransition, ImageNotFound
 from watchly_core.images import Image, ImageRecord, ImageState
 
 _COLUMNS: Final = " key, width, height, format, bytes, state, movie_id, due_at, attempts "
@@ -62,7 +63,11 @@ class PostgresImageLedger:
 
     async def add(self, record: ImageRecord) -> None:
         """See the port."""
-        await cursor(self._connection, tuple_row).execute(_ADD, (record.image.key, *_values(record)))
+        key = record.image.key
+        try:
+            await cursor(self._connection, tuple_row).execute(_ADD, (key, *_values(record)))
+        except UniqueViolation:
+            raise IllegalTransition(f"image {key} is noted already") from None
 
     async def get(self, key: str) -> ImageRecord:
         """See the port."""

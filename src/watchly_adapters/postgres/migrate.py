@@ -80,11 +80,31 @@ async def migrate(url: str, *, wait: float = START_WAIT) -> list[str]:
             await _require_utf8(connection)
             with _refused("this database cannot be migrated"):
                 await connection.execute(_CREATE)
-            applied = {number for (number,) in await (await connection.execute(_APPLIED)).fetchall()}
+            applied = await _applied(connection)
             missing = [migration for migration in migrations() if migration.number not in applied]
             for migration in missing:
                 await _apply(connection, migration, deadline)
             return [_label(migration) for migration in missing]
+
+
+async def pending(url: str, *, wait: float = START_WAIT) -> list[str]:
+    """The names of the migrations that `migrate` would apply; nothing is changed.
+
+    Raises:
+        Misconfigured: `url` is none, or the server refuses it for good.
+        Unavailable: the server could not be reached in time.
+    """
+    connection = await connect(url, wait=wait)
+    with translated():
+        async with connection:
+            cursor = await connection.execute("SELECT to_regclass('watchly_migrations') IS NOT NULL")
+            noted = await cursor.fetchone() == (True,)
+            applied = await _applied(connection) if noted else set()
+            return [_label(migration) for migration in migrations() if migration.number not in applied]
+
+
+async def _applied(connection: Connection) -> set[int]:
+    return {number for (number,) in await (await connection.execute(_APPLIED)).fetchall()}
 
 
 async def _lock(connection: Connection, deadline: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Final, TypeAlias, TypeVar
 
 import psycopg
@@ -180,10 +180,44 @@ class Pool:
                 try:
                     yield connection
                 except psycopg.OperationalError:
-                    # Whatever cut this one has probably cut the idle ones as well.
-                    if connection.broken:
-                        await self._pool.check()
+                    await self._check_after(connection)
                     raise
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Lend a connection inside a transaction, which commits when the block ends normally.
+
+        A connection that turns out to have died when the transaction begins is replaced: nothing was sent.
+
+        Raises:
+            Unavailable: none is free in time, or it was lost on the way.
+        """
+        with translated():
+            async with AsyncExitStack() as stack:
+                try:
+                    connection = await self._begin(stack)
+                except (PoolTimeout, TooManyRequests, PoolClosed):
+                    raise
+                except psycopg.OperationalError:
+                    await self._pool.check()
+                    connection = await self._begin(stack)
+                try:
+                    yield connection
+                except psycopg.OperationalError:
+                    await self._check_after(connection)
+                    raise
+
+    async def _check_after(self, connection: Connection) -> None:
+        # Whatever cut this one has probably cut the idle ones as well.
+        if connection.broken:
+            await self._pool.check()
+
+    async def _begin(self, stack: AsyncExitStack) -> Connection:
+        async with AsyncExitStack() as attempt:
+            connection = await attempt.enter_async_context(self._pool.connection())
+            await attempt.enter_async_context(connection.transaction())
+            stack.push_async_exit(attempt.pop_all())
+            return connection
 
     async def read(self, read: Callable[[Connection], Awaitable[T]]) -> T:
         """What `read` gives, asked once more when its connection turns out to have died.

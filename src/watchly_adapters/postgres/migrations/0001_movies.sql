@@ -12,3 +12,15 @@ CREATE TABLE IF NOT EXISTS movies (
 
 -- A table of that name which is another one is left as it is: this fails.
 SELECT id, title, description, release_year, genre, image_url, created_at, updated_at FROM movies LIMIT 0;
+
+-- And one whose ids do not come from a sequence cannot be added to.
+DO $$
+BEGIN
+    IF pg_get_serial_sequence('movies', 'id') IS NULL AND NOT EXISTS (
+        SELECT FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum
+        WHERE adrelid = 'movies'::regclass AND attname = 'id'
+    ) THEN
+        RAISE EXCEPTION 'the ids of the table movies come from no sequence';
+    END IF;
+END
+$$;

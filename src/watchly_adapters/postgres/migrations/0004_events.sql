@@ -2,6 +2,20 @@
 -- because where transactions are serializable, what follows sees the rows as of its first statement.
 LOCK TABLE movies IN SHARE ROW EXCLUSIVE MODE;
 
+-- Ids that seeds or a restore gave without the sequence would be given out again.
+SELECT setval(sequence, highest)
+FROM (
+    SELECT
+        coalesce(pg_get_serial_sequence('movies', 'id')::regclass, (
+            SELECT refobjid::regclass
+            FROM pg_depend JOIN pg_attrdef ON pg_attrdef.oid = objid JOIN pg_class ON pg_class.oid = refobjid
+            WHERE classid = 'pg_attrdef'::regclass AND refclassid = 'pg_class'::regclass
+              AND adrelid = 'movies'::regclass AND relkind = 'S'
+        )) AS sequence,
+        (SELECT max(id) FROM movies) AS highest
+) AS ids
+WHERE highest > coalesce(pg_sequence_last_value(sequence), 0);
+
 CREATE TABLE events (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind text NOT NULL,

@@ -1,0 +1,76 @@
+"""Files that commands read and write."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from watchly_core.imports import Row, read_csv, read_lines, read_ndjson
+
+
+def form_of(path: Path) -> str:
+    """Whether a file's name says CSV or NDJSON."""
+    forms = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
+    try:
+        return forms[path.suffix.lower()]
+    except KeyError:
+        raise click.UsageError(f"say --format csv or --format ndjson: the name {path} does not") from None
+
+
+@contextmanager
+def opened_rows(path: Path, form: str, *, ignore_unknown: bool) -> Iterator[Iterable[Row]]:
+    """The rows of a file, with a progress bar on a terminal."""
+    with click.open_file(str(path), "rb") as file, _progress(path, read_lines(file)) as lines:
+        if form == "ndjson":
+            yield read_ndjson(lines, ignore_unknown=ignore_unknown)
+        else:
+            # Bytes that are not UTF-8 become a fault of their row.
+            texts = (line.decode("utf-8", "surrogateescape") for line in lines)
+            yield read_csv(texts, ignore_unknown=ignore_unknown)
+
+
+@contextmanager
+def _progress(path: Path, lines: Iterable[bytes]) -> Iterator[Iterable[bytes]]:
+    if not sys.stderr.isatty() or str(path) == "-":
+        yield lines
+        return
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(path.name, total=path.stat().st_size)
+
+        def counted() -> Iterator[bytes]:
+            for line in lines:
+                progress.advance(task, len(line))
+                yield line
+
+        yield counted()
+
+
+@contextmanager
+def completed(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of the one at `path` when it is complete, with its mode.
+
+    Devices and pipes are written to, and links followed.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        if path.exists():
+            shutil.copymode(path, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
