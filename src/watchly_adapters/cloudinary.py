@@ -185,14 +185,8 @@ class CloudinaryImages:
         """The number of bytes kept under `key`, by the Admin API; None if there is nothing."""
         return await self._calls.run(lambda: self._look_up(key)) if is_key(key) else None
 
-    def url(self, key: str, variant: str | None = None) -> str:
-        """Where Cloudinary's CDN serves the original.
-
-        Raises:
-            ValueError: there is no such variant; there are none yet.
-        """
-        if variant is not None:
-            raise ValueError(f"images have no variant {variant!r}")
+    def url(self, key: str) -> str:
+        """Where Cloudinary's CDN serves the original."""
         address, _ = utils.cloudinary_url(
             self._public_id(key),
             cloud_name=self._cloud_name,

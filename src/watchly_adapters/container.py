@@ -50,7 +50,8 @@ def make_database(settings: Settings) -> Database:
         raise Misconfigured("DATABASE_URL is not set, and nobody started the embedded database")
     from watchly_adapters.postgres import PostgresDatabase
 
-    return PostgresDatabase(settings.database_url)
+    # All workers together stay below the hundred connections of a stock server.
+    return PostgresDatabase(settings.database_url, max_size=max(2, min(10, 90 // settings.workers)))
 
 
 def make_images(settings: Settings) -> ImageStore:
@@ -70,8 +71,12 @@ def make_images(settings: Settings) -> ImageStore:
     return FilesystemImages(directory, base_url=settings.public_url)
 
 
-def make_inspector() -> ImageInspector:
-    """Pillow looks into images."""
+def make_inspector(settings: Settings) -> ImageInspector:
+    """What looks into images: Pillow, and beside the fakes what needs no library."""
+    if settings.in_memory:
+        from watchly_adapters.headers import HeaderInspector
+
+        return HeaderInspector()
     from watchly_adapters.pillow import PillowInspector
 
     return PillowInspector()
@@ -83,7 +88,7 @@ class Container(containers.DeclarativeContainer):
     settings = providers.Dependency(instance_of=Settings)
     database = providers.Singleton(make_database, settings)
     images = providers.Singleton(make_images, settings)
-    inspector = providers.Singleton(make_inspector)
+    inspector = providers.Singleton(make_inspector, settings)
     catalogue = providers.Singleton(
         Catalogue,
         database.provided.queries,

@@ -76,10 +76,9 @@ class FilesystemImages:
         """The number of bytes kept under `key`; None if there is nothing."""
         return await self._threads.run(lambda: self._size(key)) if is_key(key) else None
 
-    def url(self, key: str, variant: str | None = None) -> str:
-        """Where the HTTP layer serves the image, or a variant of it."""
-        address = f"{self._base_url}/images/{quote(key, safe='')}"
-        return address if variant is None else f"{address}?variant={quote(variant, safe='')}"
+    def url(self, key: str) -> str:
+        """Where the HTTP layer serves the image."""
+        return f"{self._base_url}/images/{quote(key, safe='')}"
 
     @asynccontextmanager
     async def read(self, key: str) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:

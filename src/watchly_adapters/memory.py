@@ -14,7 +14,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import IO, Self
 
-from watchly_core.errors import ImageNotFound, MovieNotFound
+from watchly_core.errors import IllegalTransition, ImageNotFound, MovieNotFound
 from watchly_core.events import Event
 from watchly_core.images import Image, ImageRecord, is_key
 from watchly_core.movies import Movie, MovieDraft
@@ -205,11 +205,14 @@ class MemoryImageLedger:
 
     async def add(self, record: ImageRecord) -> None:
         """See the port."""
-        self.changes[record.image.key] = record
+        key = record.image.key
+        if self._find(key) is not None:
+            raise IllegalTransition(f"image {key} is noted already")
+        self.changes[key] = record
 
     async def get(self, key: str) -> ImageRecord:
         """See the port."""
-        record = (self.changes if key in self.changes else self._tables.images).get(key)
+        record = self._find(key)
         if record is None:
             raise ImageNotFound(f"no image has the key {key}")
         return record
@@ -238,6 +241,9 @@ class MemoryImageLedger:
     async def remove(self, key: str) -> None:
         """See the port."""
         self.changes[key] = None
+
+    def _find(self, key: str) -> ImageRecord | None:
+        return (self.changes if key in self.changes else self._tables.images).get(key)
 
     def _records(self) -> list[ImageRecord]:
         records = {**self._tables.images, **self.changes}
@@ -269,9 +275,9 @@ class MemoryImages:
         kept = self._kept.get(key)
         return None if kept is None else len(kept)
 
-    def url(self, key: str, variant: str | None = None) -> str:
+    def url(self, key: str) -> str:
         """See the port."""
-        return f"{self._base_url}/images/{key}" + (f"?variant={variant}" if variant else "")
+        return f"{self._base_url}/images/{key}"
 
     @asynccontextmanager
     async def read(self, key: str) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import msgspec
 
@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 #: What `DATABASE_URL` says to have the fakes.
 MEMORY: Final = "memory:"
+
+_MOST_PORT: Final = 65_535
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +54,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Without what nobody should read in a log."""
         return "Settings(…)"
 
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """Nothing, for rich as well."""
+        return []
+
     @property
     def in_memory(self) -> bool:
         """Whether the fakes are asked for."""
@@ -62,11 +68,14 @@ def load_settings(dotenv: Path = Path(".env")) -> Settings:
     """The settings of this process: a `.env` file, under the real environment.
 
     Raises:
-        Misconfigured: a variable has a bad value.
+        Misconfigured: a variable has a bad value, or the file is no text.
     """
     from dotenv import dotenv_values
 
-    values = dotenv_values(dotenv) if dotenv.is_file() else {}
+    try:
+        values = dotenv_values(dotenv) if dotenv.is_file() else {}
+    except UnicodeDecodeError:
+        raise Misconfigured(f"{dotenv} must be text in UTF-8; an example of its lines: PORT=8080") from None
     return read_settings({**{name: value or "" for name, value in values.items()}, **os.environ})
 
 
@@ -81,7 +90,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     production = name == "production"
     return Settings(
         host=given.get("HOST", _text, "127.0.0.1", "0.0.0.0"),  # noqa: S104 - an example
-        port=given.get("PORT", _integer(0, 65_535), 5000, "8080"),
+        port=given.get("PORT", _integer(0, _MOST_PORT), 5000, "8080"),
         workers=given.get("WORKERS", _integer(1, 512), _cores(), "2"),
         public_url=given.get("PUBLIC_URL", _web_address, "", "https://movies.example"),
         environment="production" if production else "development",
@@ -89,7 +98,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         database_url=given.get(
             "DATABASE_URL", _database_url, None, "postgresql://user:password@localhost/watchly"
         ),
-        image_store_url=_image_store_url(given),
+        image_store_url=_image_store(given),
         secret_key=given.get("SECRET_KEY", _secret, None, "the output of: openssl rand -hex 32"),
         cors_origins=given.get("CORS_ORIGINS", _origins, (), "https://app.example,http://localhost:3000"),
         allowed_hosts=given.get("ALLOWED_HOSTS", _hosts, (), "movies.example,www.movies.example"),
@@ -128,15 +137,26 @@ def _text(text: str) -> str:
 
 
 def _path(text: str) -> Path | None:
-    return Path(text).expanduser().absolute()
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("must be a path, and nobody knows the home directory that it begins with") from None
 
 
 def _list(text: str) -> tuple[str, ...]:
     return tuple(part for part in (part.strip() for part in text.split(",")) if part)
 
 
+_HOST: Final = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
+
+
 def _hosts(text: str) -> tuple[str, ...]:
-    return tuple(host.lower() for host in _list(text))
+    hosts = _list(text.lower())
+    if "*" in hosts:
+        return ()
+    if not all(map(_HOST.fullmatch, hosts)):
+        raise ValueError("must be a comma list of host names (no scheme, port, path or pattern), or *")
+    return hosts
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -148,9 +168,12 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+_DIGITS: Final = re.compile(r"[0-9]{1,9}")
+
+
 def _integer(smallest: int, largest: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and smallest <= int(text[:10]) <= largest):
+        if not (_DIGITS.fullmatch(text) and smallest <= int(text) <= largest):
             raise ValueError(f"must be an integer from {smallest} to {largest}")
         return int(text)
 
@@ -192,26 +215,55 @@ def _duration(text: str) -> timedelta:
     return timedelta(seconds=seconds)
 
 
+def _split(text: str, wanted: str) -> SplitResult:
+    """The parts of a URL; what is wrong with it is said without quoting it, for there are secrets in some."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        raise ValueError(f"must be {wanted}") from None
+    return parts
+
+
 def _web_address(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("must be an http or https URL")
+    wanted = "an http or https URL"
+    parts = _split(text, wanted)
+    if parts.scheme not in _WEB_PORTS or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"must be {wanted}")
     return text.rstrip("/")
 
 
+_WEB_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
+_ORIGIN: Final = re.compile(r"(https?)://([a-z0-9._*-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
+
+
 def _origins(text: str) -> tuple[str, ...]:
-    origins = _list(text)
-    for origin in origins:
-        parts = urlsplit(origin)
-        bare = f"{parts.scheme}://{parts.netloc}"
-        if origin != "*" and (parts.scheme not in {"http", "https"} or not parts.hostname or origin != bare):
-            raise ValueError("must be a comma list of origins (scheme and host, no path)")
-    return origins
+    return tuple(origin if origin == "*" else _origin(origin) for origin in _list(text.lower()))
+
+
+def _origin(text: str) -> str:
+    """An origin as browsers send it: in lower case, without the port that its scheme has anyway."""
+    found = _ORIGIN.fullmatch(text)
+    if found is None or int(found[3] or 0) > _MOST_PORT:
+        raise ValueError("must be a comma list of origins (scheme and host in ASCII, no path), or *")
+    scheme, host, port = found[1], found[2], int(found[3] or _WEB_PORTS[found[1]])
+    return f"{scheme}://{host}" + (f":{port}" if port != _WEB_PORTS[scheme] else "")
+
+
+#: As libpq reads it: user and password end at the first @, and brackets are for IPv6 addresses.
+_DATABASE_URL: Final = re.compile(
+    r"postgres(?:ql)?://(?:[^@/]*@)?+{host}(?:,{host})*(?:[/?].*)?".format(
+        host=r"(?:\[[^\[\]/?]+\]|[^\[:,/?][^:,/?]*|)(?::[^,/?]*)?"
+    )
+)
+
+
+_STRAY_PERCENT: Final = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 
 def _database_url(text: str) -> str | None:
-    if text != MEMORY and not text.startswith(("postgresql://", "postgres://")):
-        raise ValueError(f"must be a postgresql:// URL or {MEMORY}")
+    if text != MEMORY and (not _DATABASE_URL.fullmatch(text) or _STRAY_PERCENT.search(text)):
+        raise ValueError(f"must be a postgresql:// URL, with odd characters as %XX, or {MEMORY}")
     return text
 
 
@@ -221,33 +273,52 @@ def _secret(text: str) -> str | None:
     return text
 
 
-def _store_url(text: str) -> str | None:
-    if text != MEMORY and urlsplit(text).scheme not in {"file", "cloudinary"}:
-        raise ValueError(f"must be a file:// or cloudinary:// URL or {MEMORY}")
+def _image_store_url(text: str) -> str | None:
+    wanted = f"a file:// or cloudinary:// URL or {MEMORY}"
+    if text == MEMORY:
+        return text
+    parts = _split(text, wanted)
+    if parts.scheme == "cloudinary":
+        return _cloudinary_url(text)
+    if parts.scheme != "file":
+        raise ValueError(f"must be {wanted}")
+    if parts.netloc or parts.query or parts.fragment or not parts.path.startswith("/"):
+        raise ValueError("must name a folder by its whole path, with three slashes and odd characters as %XX")
     return text
 
 
 def _cloudinary_url(text: str) -> str | None:
-    parts = urlsplit(text)
+    wanted = "cloudinary://key:secret@cloud"
+    parts = _split(text, wanted)
     if parts.scheme != "cloudinary" or not (parts.username and parts.password and parts.hostname):
-        raise ValueError("must be cloudinary://key:secret@cloud")
+        raise ValueError(f"must be {wanted}")
     return text
 
 
-def _image_store_url(given: _Variables) -> str | None:
-    url = given.get("IMAGE_STORE_URL", _store_url, None, "file:///srv/images")
+#: The variables that Cloudinary's console shows, in the order of its URL, with an example of each.
+_CLOUDINARY: Final[Mapping[str, str]] = {
+    "CLOUDINARY_API_KEY": "123456789012345",
+    "CLOUDINARY_API_SECRET": "the secret that belongs to the key",
+    "CLOUDINARY_CLOUD_NAME": "my-cloud",
+}
+
+
+def _image_store(given: _Variables) -> str | None:
+    url = given.get("IMAGE_STORE_URL", _image_store_url, None, "file:///srv/images")
     url = url or given.get("CLOUDINARY_URL", _cloudinary_url, None, "cloudinary://key:secret@cloud")
     if url is not None:
         return url
-    names = ("CLOUDINARY_API_KEY", "CLOUDINARY_API_SECRET", "CLOUDINARY_CLOUD_NAME")
-    parts = [given.get(name, _text, "", "") for name in names]
-    if not any(parts):
+    parts = {name: given.get(name, _text, "", example) for name, example in _CLOUDINARY.items()}
+    if not any(parts.values()):
         return None
-    for name, part in zip(names, parts, strict=True):
+    for name, part in parts.items():
         if not part:
-            raise Misconfigured(f"{name} is missing, while other CLOUDINARY_ variables are set")
-    key, secret, cloud = (quote(part, safe="") for part in parts)
-    return _cloudinary_url(f"cloudinary://{key}:{secret}@{cloud}")
+            raise Misconfigured(
+                f"{name} is missing, while other CLOUDINARY_ variables are set;"
+                f" an example: {name}={_CLOUDINARY[name]}"
+            )
+    key, secret, cloud = (quote(part, safe="") for part in parts.values())
+    return f"cloudinary://{key}:{secret}@{cloud}"
 
 
 def _cores() -> int:

@@ -26,6 +26,11 @@ _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
     "Retry-After": ("Seconds after which to try again.", "1"),
     "Allow": ("The methods of this address.", "GET, HEAD, POST"),
 }
+#: The headers of problems beside the id of the request, by the code.
+_PROBLEM_HEADERS: Final[Mapping[str, str]] = {"method_not_allowed": "Allow", "unavailable": "Retry-After"}
+
+#: The problems that every operation can end with.
+_ALWAYS: Final = ("method_not_allowed", "internal", "unavailable")
 _KEY: Final = "operation"
 
 
@@ -143,7 +148,7 @@ def _operation(
         "description": description,
         "tags": [operation.tag],
         "responses": {
-            **_problems((*operation.problems, "internal", "unavailable"), schemas[problem], statuses),
+            **_problems((*operation.problems, *_ALWAYS), schemas[problem], statuses),
             **{str(status): _reply(reply, schemas) for status, reply in operation.replies.items()},
         },
     }
@@ -188,7 +193,10 @@ def _problems(codes: Iterable[str], schema: Json, statuses: Mapping[str, int]) -
             "description": f"{HTTPStatus(status).phrase}: {', '.join(sorted(names))}.",
             "headers": {
                 name: _header(name)
-                for name in ("X-Request-ID", *(("Retry-After",) if "unavailable" in names else ()))
+                for name in (
+                    "X-Request-ID",
+                    *(_PROBLEM_HEADERS[code] for code in names if code in _PROBLEM_HEADERS),
+                )
             },
             "content": {"application/problem+json": {"schema": schema}},
         }

@@ -22,6 +22,7 @@ from watchly_core.errors import (
     Invalid,
     InvalidMovie,
     InvalidQuery,
+    MalformedJSON,
     NotFound,
     Unavailable,
     VersionConflict,
@@ -29,7 +30,6 @@ from watchly_core.errors import (
 from watchly_http.requests import (
     BodyTooLarge,
     ClientGone,
-    MalformedJSON,
     MalformedRequest,
     Request,
     UnsupportedMediaType,

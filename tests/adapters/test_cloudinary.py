@@ -115,11 +115,6 @@ def test_another_url_is_refused_without_telling_the_secret(url: str) -> None:
     assert SECRET not in everything_said(raised.value)
 
 
-def test_variants_are_not_there_yet() -> None:
-    with pytest.raises(ValueError, match="thumbnail"):
-        CloudinaryImages("cloud", "123", SECRET).url(new_key(), "thumbnail")
-
-
 BY_ARGUMENTS = """
 import asyncio, io, sys
 from watchly_adapters.cloudinary import CloudinaryImages

@@ -68,7 +68,6 @@ async def test_nothing_is_made_before_the_first_put(tmp_path: Path) -> None:
 def test_the_url_is_below_the_base(base_url: str, url: str) -> None:
     store = FilesystemImages(Path("anywhere"), base_url=base_url)
     assert store.url(KEY) == url
-    assert store.url(KEY, "thumbnail") == f"{url}?variant=thumbnail"
 
 
 async def test_a_put_clears_what_a_crash_left(tmp_path: Path) -> None:

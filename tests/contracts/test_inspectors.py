@@ -12,7 +12,7 @@ from watchly_adapters.headers import HeaderInspector, measure
 from watchly_adapters.pillow import PillowInspector
 from watchly_adapters.testing import samples
 from watchly_adapters.testing.inspectors import ImageInspectorContract
-from watchly_core.errors import ImageRejected, ImageTooLarge
+from watchly_core.errors import ImageRejected, ImageTooLarge, ImageUnreadable
 from watchly_core.images import Measured
 
 
@@ -128,3 +128,101 @@ async def test_pillow_refuses_a_gif_that_grows_to_a_bomb_as_too_large() -> None:
     with pytest.raises(ImageTooLarge):
         await PillowInspector().measure(io.BytesIO(bomb))
     assert await HeaderInspector().measure(io.BytesIO(bomb)) == Measured("gif", 65_535, 65_535)
+
+
+class Crafted(io.BytesIO):
+    """A file of 400 MB that repeats a pattern after its start, and counts what is read of it."""
+
+    def __init__(self, start: bytes, pattern: bytes) -> None:
+        super().__init__()
+        self._start, self._pattern = start, pattern
+        self._position = self.bytes_read = self.reads = 0
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        assert whence in {io.SEEK_SET, io.SEEK_CUR}
+        self._position = offset + (self._position if whence == io.SEEK_CUR else 0)
+        return self._position
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        assert size is not None
+        assert size >= 0, "all of it is read"
+        size = max(0, min(size, 400_000_000 - self._position))
+        data = self._start[self._position : self._position + size]
+        if missing := size - len(data):
+            offset = (self._position + len(data) - len(self._start)) % len(self._pattern)
+            repeated = self._pattern * (2 + missing // len(self._pattern))
+            data += repeated[offset : offset + missing]
+        self._position += size
+        self.bytes_read += size
+        self.reads += 1
+        return data
+
+
+def _chunk(kind: bytes, payload: bytes) -> bytes:
+    return len(payload).to_bytes(4) + kind + payload + bytes(4)
+
+
+def _riff(kind: bytes, payload: bytes) -> bytes:
+    return kind + len(payload).to_bytes(4, "little") + payload
+
+
+def _box(kind: bytes, payload: bytes) -> bytes:
+    return (8 + len(payload)).to_bytes(4) + kind + payload
+
+
+_PNG = samples.UPRIGHT["png"][:33]
+_WEBP = b"RIFF\0\0\0\0WEBP" + _riff(b"VP8X", b"\x08\0\0\0\x05\0\0\x03\0\0")
+_AVIF = _box(b"ftyp", b"avif\0\0\0\0avifmif1")
+_ASSOCIATIONS = _box(b"ipma", bytes(4) + b"\0\x04\0\0" + b"\0\x09\x01\x81" * 200_000)
+_META = _box(
+    b"meta", bytes(4) + _box(b"pitm", bytes(4) + b"\0\1") + _box(b"iprp", _box(b"ipco", b"") + _ASSOCIATIONS)
+)
+_TIFF = b"MM\0*\0\0\0\x08\xff\xff" + bytes(12 * 65_535)
+CRAFTED = {
+    "jpeg: nothing but junk": (b"\xff\xd8\xff\xe0\0\2", b"\0"),
+    "jpeg: junk without an end of fill bytes": (b"\xff\xd8", b"\xff"),
+    "jpeg: junk between segments": (b"\xff\xd8", b"\xff\xe0\0\2" + bytes(19_000)),
+    "jpeg: a byte of junk between segments": (b"\xff\xd8", b"\xff\xe0\0\2\0"),
+    "jpeg: junk and bare markers": (b"\xff\xd8", b"\xff\x01" + b"\xff\0" * 9_000),
+    "jpeg: segments": (b"\xff\xd8", b"\xff\xe1\xff\xff" + bytes(65_533)),
+    "jpeg: frames": (b"\xff\xd8", b"\xff\xc0\xff\xff" + bytes(65_533)),
+    "jpeg: bare markers": (b"\xff\xd8", b"\xff\x01"),
+    "png: chunks": (_PNG, _chunk(b"tEXt", b"")),
+    "png: orientations": (_PNG, _chunk(b"eXIf", _TIFF)),
+    "gif: extensions": (b"GIF89a\1\0\1\0\0\0\0", b"!\xfe\0"),
+    "gif: blocks": (b"GIF89a\1\0\1\0\0\0\0!\xfe", b"\x01\x01"),
+    "webp: chunks": (_WEBP, _riff(b"ABCD", b"")),
+    "webp: orientations": (_WEBP, _riff(b"EXIF", _TIFF)),
+    "avif: boxes": (_AVIF, _box(b"free", b"")),
+    "avif: boxes in the meta box": (_AVIF + _box(b"meta", bytes(4) + _box(b"free", b"") * 100_000), b"\0"),
+    "avif: entries": (_AVIF + _META, b"\0"),
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_little_is_read_of_a_crafted_file(name: str) -> None:
+    source = Crafted(*CRAFTED[name])
+    with pytest.raises(ImageUnreadable):
+        measure(source)
+    assert source.bytes_read < 5_000_000
+    assert source.reads < 100_000
+
+
+@pytest.mark.parametrize(
+    "junk", [b"", b"\0", b"\xff", b"\xff\xff\0", b"\xff\0" * 300, bytes(511), bytes(30_000)]
+)
+def test_a_little_junk_between_segments_is_passed_over(junk: bytes) -> None:
+    content = samples.UPRIGHT["jpeg"]
+    frame = content.index(b"\xff\xc0")
+    broken = content[:frame] + junk + content[frame:]
+    assert measure(io.BytesIO(broken)) == Measured("jpeg", samples.WIDTH, samples.HEIGHT)
+
+
+def test_much_junk_is_no_jpeg() -> None:
+    content = samples.UPRIGHT["jpeg"]
+    frame = content.index(b"\xff\xc0")
+    with pytest.raises(ImageUnreadable, match="no marker"):
+        measure(io.BytesIO(content[:frame] + bytes(70_000) + content[frame:]))

@@ -14,7 +14,7 @@ import schemathesis
 from dependency_injector import providers
 from litestar.routes import HTTPRoute
 from schemathesis.specs.openapi.definitions import OPENAPI_31
-from tests.http.conftest import Client, Configure
+from tests.http.conftest import Client, Configure, problem_in
 
 from watchly_adapters.memory import MemoryImages
 from watchly_core.errors import Unavailable
@@ -246,6 +246,23 @@ async def test_every_operation_says_what_it_answers(operations: Operations) -> N
                 assert "application/problem+json" in content, f"{where} {status}"
             if status in {"429", "503"}:
                 assert "Retry-After" in headers, f"{where} {status}"
+            if status == "405":
+                assert "Allow" in headers, where
+
+
+async def test_each_address_says_and_keeps_which_methods_it_takes(
+    fake_client: Client, operations: Operations
+) -> None:
+    for path in {path for path, _, _ in operations}:
+        taken = {method.upper() for other, method, _ in operations if other == path}
+        address = re.sub(r"{\w+}", "1", path)
+        for method in {"GET", "POST", "PUT", "PATCH", "DELETE"} - taken:
+            refusal = await fake_client.request(method, address)
+            problem_in(refusal, "method_not_allowed")
+            allowed = set(refusal.headers["allow"].split(", "))
+            assert allowed - {"HEAD", "OPTIONS"} == taken, f"{method} {path}"
+    for path, method, operation in operations:
+        assert "405" in msgspec.convert(operation["responses"], dict[str, object]), f"{method} {path}"
 
 
 async def test_path_parameters_are_declared(operations: Operations) -> None:

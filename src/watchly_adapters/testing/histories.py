@@ -19,8 +19,8 @@ A history is one transaction after another, committed or failed: movies are adde
 replaced and removed, events appended, images noted, moved, found due and forgotten, under ids and keys
 that are there and that are not. Pages, exports and histories of movies are read at any moment, in the
 middle of transactions as well, and everything is read after each of them. What no caller may do does
-not occur: noting a key that is there, events of a movie out of the order of their versions, text that
-UTF-8 cannot hold, the character NUL.
+not occur: events of a movie out of the order of their versions, text that UTF-8 cannot hold, the
+character NUL.
 
 Ids are compared like all else: they start at 1 and leave out only those of transactions that failed.
 """
@@ -38,7 +38,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from watchly_adapters.testing.stores import Failure, Store
-from watchly_core.errors import ImageNotFound, MovieNotFound, Unavailable, WatchlyError
+from watchly_core.errors import IllegalTransition, ImageNotFound, MovieNotFound, Unavailable, WatchlyError
 from watchly_core.events import Event, ImageAttached, ImageDetached, MovieAdded, MovieRemoved, MovieRevised
 from watchly_core.images import Image, ImageRecord, ImageState
 from watchly_core.movies import MAX_ID, Movie, MovieDraft
@@ -324,8 +324,8 @@ class Histories(RuleBasedStateMachine):
 
     @rule(record=_records)
     def note_image(self, record: ImageRecord) -> None:
-        if self._write(lambda tx: tx.images.get(record.image.key)) is ImageNotFound:
-            self._write(lambda tx: tx.images.add(record))
+        if self._write(lambda tx: tx.images.add(record)) is IllegalTransition:
+            self.end(Failure())
 
     @rule(record=_records)
     def replace_image(self, record: ImageRecord) -> None:

@@ -8,7 +8,7 @@ import datetime as dt
 import pytest
 
 from watchly_adapters.testing.stores import LATER, NOON, Failure, Store, StoreContract
-from watchly_core.errors import ImageNotFound
+from watchly_core.errors import IllegalTransition, ImageNotFound
 from watchly_core.images import Image, ImageRecord, ImageState, new_key
 
 
@@ -58,6 +58,35 @@ class ImageLedgerContract(StoreContract):
         async with store.transactions() as tx:
             with pytest.raises(ImageNotFound):
                 await tx.images.get(record.image.key)
+
+    async def test_a_key_is_noted_once(self, store: Store) -> None:
+        record, other = _record(), _record()
+        again = record.moved(ImageState.DELETING, due_at=LATER)
+        async with store.transactions() as tx:
+            await tx.images.add(record)
+        with pytest.raises(IllegalTransition):
+            async with store.transactions() as tx:
+                await tx.images.add(other)
+                await tx.images.add(again)
+        async with store.transactions() as tx:
+            assert await tx.images.get(record.image.key) == record
+            with pytest.raises(ImageNotFound):
+                await tx.images.get(other.image.key)
+        with pytest.raises(IllegalTransition):
+            async with store.transactions() as tx:
+                await tx.images.add(other)
+                await tx.images.add(other)
+
+    async def test_a_forgotten_key_can_be_noted_again(self, store: Store) -> None:
+        record = _record()
+        again = record.moved(ImageState.DELETING, due_at=LATER)
+        async with store.transactions() as tx:
+            await tx.images.add(record)
+        async with store.transactions() as tx:
+            await tx.images.remove(record.image.key)
+            await tx.images.add(again)
+        async with store.transactions() as tx:
+            assert await tx.images.get(record.image.key) == again
 
     async def test_the_images_of_a_movie_by_key(self, store: Store) -> None:
         mine = sorted((_record(movie_id=5) for _ in range(4)), key=lambda record: record.image.key)

