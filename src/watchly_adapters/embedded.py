@@ -19,12 +19,15 @@ import fcntl
 import hashlib
 import os
 import secrets
+import select
 import shlex
 import shutil
+import socket
+import struct
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
@@ -51,9 +54,11 @@ _SOCKET_PATH_BYTES = 107
 _START_SECONDS = 300  # crash recovery included
 _STOP_SECONDS = 120
 _SILENCE_SECONDS = 30  # for processes that neither answer nor leave
+_REVIVE_SECONDS = 3  # what one call of `revive` waits, for there will be another
 _LOG_SECONDS = 6 * 86400  # shorter than a week, after which a file of the same name comes
 _PAUSE = 0.02
 _KEY_CHARACTERS = 32
+_PEER = struct.Struct("3i")  # what SO_PEERCRED tells: process, user, group
 _DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 
 # Errors of statements go to the client, which logs them. What is left for the server's own log is rare, and
@@ -108,6 +113,7 @@ class EmbeddedPostgres:
         self._run_directory = self._root / "run"
         self._share: int | None = None
         self._owner = 0
+        self._postmaster: int | None = None  # a pidfd
 
     def __enter__(self) -> str:
         return self.start()
@@ -145,6 +151,25 @@ class EmbeddedPostgres:
                     self._share, self._owner = share, os.getpid()
         return self._url("watchly")
 
+    def revive(self) -> None:
+        """Start the server again if it has died: for the process that called `start` to call now and then.
+
+        While the server lives, this takes microseconds; in other processes and after `stop` it does nothing.
+        It does not wait for a slow recovery, nor for somebody else who is starting the server.
+
+        Raises:
+            Misconfigured: the home or the wheel cannot serve any more.
+            Unavailable: PostgreSQL does not start, or not yet.
+        """
+        if self._share is None or self._owner != os.getpid() or self._lives():
+            return
+        with _translated(self._home), ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self._lock, 0))
+            except Unavailable:
+                return
+            self._raise_server(_REVIVE_SECONDS, _REVIVE_SECONDS)
+
     def stop(self) -> None:
         """Leave; the last one to leave stops the server and waits until it is gone.
 
@@ -154,6 +179,9 @@ class EmbeddedPostgres:
         share, self._share = self._share, None
         if share is None or self._owner != os.getpid():
             return
+        if self._postmaster is not None:
+            os.close(self._postmaster)
+            self._postmaster = None
         try:
             with _translated(self._home), locked(self._lock, _START_SECONDS):
                 self._leave(share)
@@ -171,20 +199,40 @@ class EmbeddedPostgres:
         for directory in (self._run_directory, self._log):
             make_private(directory, self._account)
 
-    def _raise_server(self) -> None:
+    def _lives(self) -> bool:
+        """Tell whether the postmaster lives; a ping would cost it a process each time."""
+        if self._postmaster is not None:
+            death = select.poll()
+            death.register(self._postmaster, select.POLLIN)
+            if not death.poll(0):
+                return True
+            os.close(self._postmaster)
+            self._postmaster = None
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_PAUSE)
+            try:
+                connection.connect(os.fsencode(self._run_directory / _SOCKET))
+            except OSError:
+                return False
+            with suppress(OSError):  # it may be out of sight, in another container: then each call connects
+                peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+                self._postmaster = os.pidfd_open(_PEER.unpack(peer)[0])
+            return True
+
+    def _raise_server(self, recovery: float = _START_SECONDS, silence: float = _SILENCE_SECONDS) -> None:
         """Wait for what is coming up or going down, start the server if nothing is there, and check it."""
         self._check_version()
         ping = f"{self._url('postgres')}&connect_timeout=2".encode()
         began = time.monotonic()
         while (answer := PGconn.ping(ping)) != Ping.OK:
             if answer != Ping.REJECT and not self._processes():
-                complaint = self._launch()
+                complaint = self._launch(recovery)
                 if complaint is None:
-                    break
+                    continue
                 # Backends of a killed postmaster, seen by PostgreSQL through their shared memory.
-                if "still in use" not in complaint or time.monotonic() - began > _SILENCE_SECONDS:
+                if "still in use" not in complaint or time.monotonic() - began > silence:
                     raise Unavailable("database", f"PostgreSQL did not start: {complaint} (see {self._log})")
-            elif time.monotonic() - began > (_START_SECONDS if answer == Ping.REJECT else _SILENCE_SECONDS):
+            elif time.monotonic() - began > (recovery if answer == Ping.REJECT else silence):
                 raise Unavailable("database", f"the PostgreSQL of {self._data} runs but does not answer")
             time.sleep(_PAUSE)
         with psycopg.connect(self._url("postgres"), autocommit=True, connect_timeout=10) as connection:
@@ -201,8 +249,11 @@ class EmbeddedPostgres:
             fcntl.flock(share, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._halt()
 
-    def _launch(self) -> str | None:
-        """Start the server where none is running; the answer is what PostgreSQL had to complain about."""
+    def _launch(self, seconds: float) -> str | None:
+        """Start the server where none is running; the answer is what PostgreSQL had to complain about.
+
+        It is None as well when the server is still busy with its start after so many seconds.
+        """
         binaries = self._binaries()
         drop_copies(self._copies, binaries)
         if not (self._data / "PG_VERSION").exists():
@@ -214,10 +265,10 @@ class EmbeddedPostgres:
             if log == startup or log.stat().st_mtime < time.time() - _LOG_SECONDS:
                 log.unlink()
         options = shlex.join(["-c", f"config_file={self._write_configuration() / 'postgresql.conf'}"])
-        limit = str(_START_SECONDS)
+        limit = str(int(seconds))
         command = ("-D", self._data, "-l", startup, "-o", options, "-s", "-w", "-t", limit, "start")
         done = self._account.run(binaries / "pg_ctl", *command, cwd=self._data)
-        if done.returncode == 0:
+        if done.returncode == 0 or "did not start in time" in done.stderr:
             return None
         newest = max(self._log.glob("*.log"), key=lambda log: log.stat().st_mtime_ns, default=None)
         return _complaint(newest.read_text(errors="replace") if newest else "", done.stderr)

@@ -11,7 +11,7 @@ import importlib
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import ExitStack, aclosing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Never
@@ -88,14 +88,14 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
         signal.signal(number, signal.default_int_handler)
     try:
         with ExitStack() as stack:
-            prepared = serving(settings, stack)
+            prepared, keep = serving(settings, stack)
             loading.join()
-            sys.exit(_run(prepared))
+            sys.exit(_run(prepared, keep))
     except KeyboardInterrupt:
         sys.exit(0)
 
 
-def _run(settings: Settings) -> int:
+def _run(settings: Settings, keep: Callable[[], None] | None) -> int:
     from litestar import Litestar
 
     from watchly_adapters.container import Container
@@ -113,6 +113,7 @@ def _run(settings: Settings) -> int:
         drain_timeout=settings.drain_timeout.total_seconds(),
         notice=1.0 if settings.environment == "production" else 0.0,
         on_listening=lambda url: _say(f"Watchly answers at {url} (documentation: {url}/docs)"),
+        keep=keep,
     )
 
 

@@ -28,12 +28,10 @@ if TYPE_CHECKING:
 
 CUT_AGAIN = 1.0
 """Seconds that a cancelled request gets to clean up before it is cancelled once more."""
+SETTLED = 0.5
+"""Seconds after its startup before which a worker does not leave: granian would not hear of it yet."""
 KILL_AFTER = 5.0
 """Seconds after the cut at which a worker that is still there is killed."""
-STOPPING = (
-    b'{"type":"/problems/unavailable","title":"Service unavailable","status":503,'
-    b'"detail":"The service is stopping.","code":"unavailable"}'
-)
 
 
 class Phase(enum.IntEnum):
@@ -46,7 +44,6 @@ class Phase(enum.IntEnum):
 
 
 _board = mmap.mmap(-1, 1)  # anonymous and shared: a fork sees what the other side writes
-_waiting: set[asyncio.Future[None]] = set()
 
 
 def phase() -> Phase:
@@ -64,16 +61,9 @@ def draining() -> bool:
     return _board[0] != Phase.RUNNING
 
 
-async def until_draining() -> None:
-    """Return once the service is about to stop, for streams that wait for something else too."""
-    if draining():
-        return
-    waiter = asyncio.get_running_loop().create_future()
-    _waiting.add(waiter)
-    try:
-        await waiter
-    finally:
-        _waiting.discard(waiter)
+def cutting() -> bool:
+    """Tell whether requests that still run are being cancelled: there is no time left but for a reply."""
+    return _board[0] >= Phase.CUTTING
 
 
 class Application(Protocol):
@@ -105,9 +95,14 @@ class Drained:
         self._inbox: asyncio.Queue[LifeSpanReceiveMessage] = asyncio.Queue()
         self._lifespan: asyncio.Task[object] | None = None
         self._started = self._leaving = self._cutting = self._forced = False
+        self._ready_at = 0.0
 
     async def __call__(self, scope: "AnyScope", receive: "AnyReceive", send: "AnySend") -> None:
-        """Answer a request, or run the lifespan of the worker."""
+        """Answer a request, or run the lifespan of the worker.
+
+        The application itself says no to a request that it is cancelled in; one that had begun its reply is
+        broken off.
+        """
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)  # type: ignore[arg-type]  # the scope says which they are
             return
@@ -118,7 +113,6 @@ class Drained:
         except asyncio.CancelledError:
             if not self._cutting:
                 raise
-            await _refuse(send)  # type: ignore[arg-type]  # the scope says which it is
         finally:
             self._running.discard(task)
 
@@ -140,6 +134,7 @@ class Drained:
                 problem = RuntimeError(message["message"])  # what the application raises next says more
                 return
             self._started = True
+            self._ready_at = loop.time()
             await send(message)
             if message["type"] == "lifespan.startup.complete":
                 self._report(None)
@@ -167,21 +162,20 @@ class Drained:
 
     def _look(self) -> None:
         reached = phase()
-        if reached >= Phase.DRAINING:
-            for waiter in _waiting:
-                if not waiter.done():
-                    waiter.set_result(None)
         if reached >= Phase.LEAVING and not self._started and self._lifespan is not None:
             self._lifespan.cancel()
         elif reached >= Phase.LEAVING and not self._leaving:
             self._leaving = True
-            # The loop hears of a signal through its wakeup descriptor, so what Python does with it is moot.
-            signal.signal(signal.SIGINT, lambda *_: None)
-            signal.raise_signal(signal.SIGINT)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            asyncio.get_running_loop().call_at(self._ready_at + SETTLED, self._leave)
         if reached >= Phase.CUTTING and self._started and not self._cutting:
             self._cutting = True
             self._cut()
+
+    def _leave(self) -> None:
+        # The loop hears of a signal through its wakeup descriptor, so what Python does with it is moot.
+        signal.signal(signal.SIGINT, lambda *_: None)
+        signal.raise_signal(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _cut(self, *, again: bool = False) -> None:
         if again and not self._running:
@@ -201,10 +195,3 @@ class Drained:
                 loop.call_soon_threadsafe(self._look)
             time.sleep(pause)
         os._exit(1)
-
-
-async def _refuse(send: "Send") -> None:
-    headers = [(b"content-type", b"application/problem+json"), (b"retry-after", b"1")]
-    with contextlib.suppress(Exception):  # the answer had begun: all that is left is to break it off
-        await send({"type": "http.response.start", "status": 503, "headers": headers})
-        await send({"type": "http.response.body", "body": STOPPING, "more_body": False})

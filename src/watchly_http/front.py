@@ -1,7 +1,11 @@
-"""What every request has: an id, HEAD wherever there is GET, a fitting Host, and a line in the log."""
+"""What every request has: an id, HEAD wherever there is GET, a fitting Host, and a line in the log.
+
+And what every reply has: a connection that can be used again, or word that it cannot.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, Collection
@@ -11,8 +15,19 @@ from uuid import uuid4
 
 import structlog
 from litestar.enums import HttpMethod, ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import (
+    ASGIApp,
+    HTTPReceiveMessage,
+    HTTPScope,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    WebSocketReceiveMessage,
+)
 
+from watchly_http.drain import cutting
+from watchly_http.problems import is_problem, stopping_reply
 from watchly_http.requests import (
     HEAD_ONLY,
     REQUEST_ID,
@@ -26,6 +41,11 @@ _log = structlog.stdlib.get_logger("watchly.requests")
 
 #: What a client may choose as the id of its request: anything that is safe in a log.
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+
+#: How much of a body that nobody wanted is read all the same, and for how long: up to there the connection
+#: is kept for the next request.
+_REST_BYTES: Final = 4_194_304
+_REST_SECONDS: Final = 1.0
 
 
 class Front:
@@ -46,42 +66,127 @@ class Front:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = _request_id(scope)
-        scope[REQUEST_ID] = request_id  # type: ignore[typeddict-unknown-key] # ASGI lets applications add keys
+        exchange = _Exchange(scope, receive, send, by_origin=self._by_origin)
         method = scope["method"]
-        bodyless = method in {HttpMethod.HEAD, HttpMethod.OPTIONS}
         if method == HttpMethod.HEAD:
             scope["method"] = HttpMethod.GET
-            scope[HEAD_ONLY] = True  # type: ignore[typeddict-unknown-key] # as above
-        status = 0
-
-        async def finish(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = [*message["headers"], (b"x-request-id", request_id.encode())]
-                if self._by_origin and not any(name == b"vary" for name, _ in headers):
-                    headers.append((b"vary", b"Origin"))
-                if method == HttpMethod.OPTIONS:
-                    # Litestar refuses a preflight by 400 and plain text; what it allows says it all.
-                    status = message["status"] = HTTPStatus.NO_CONTENT
-                    headers = _answer_to_options(headers, scope)
-                message["headers"] = headers
-            elif bodyless and message["type"] == "http.response.body":
-                message["body"] = b""
-            await send(message)
-
+            scope[HEAD_ONLY] = True  # type: ignore[typeddict-unknown-key] # ASGI lets applications add keys
         try:
-            await self._app(scope, receive, finish)
+            await self._app(scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:
+            if exchange.status or not cutting():
+                raise
+            await exchange.refuse()
         finally:
             _log.info(
                 "request",
                 method=str(method),
                 path=path_of(scope),
-                status=status,
+                status=exchange.status,
                 ms=round((time.perf_counter() - started) * 1000, 2),
-                request_id=request_id,
+                request_id=exchange.request_id,
             )
+
+
+class _Exchange:
+    """One request and the reply to it.
+
+    Attributes:
+        request_id: under which it is logged.
+        status: of the reply, 0 until it begins.
+        receive: what the application gets the body from.
+    """
+
+    __slots__ = (
+        "_body",
+        "_bodyless",
+        "_by_origin",
+        "_options",
+        "_scope",
+        "_send",
+        "receive",
+        "request_id",
+        "status",
+    )
+
+    def __init__(self, scope: HTTPScope, receive: Receive, send: Send, *, by_origin: bool) -> None:
+        self._scope, self._send, self._by_origin = scope, send, by_origin
+        self._options = scope["method"] == HttpMethod.OPTIONS
+        self._bodyless = scope["method"] == HttpMethod.HEAD
+        self.status = 0
+        self.request_id, self._body = _examine(scope, receive)
+        self.receive = receive if self._body is None else self._body.receive
+        scope[REQUEST_ID] = self.request_id  # type: ignore[typeddict-unknown-key] # as above
+        if self._options:
+            _hide_origin(scope)
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the reply, with what every reply has."""
+        if message["type"] == "http.response.start":
+            headers = [*message["headers"], (b"x-request-id", self.request_id.encode())]
+            if self._body is not None and not (self._body.ended or await self._body.finish()):
+                headers.append((b"connection", b"close"))
+            if self._by_origin and not any(name == b"vary" for name, _ in headers):
+                headers.append((b"vary", b"Origin"))
+            if self._options and not is_problem(headers):
+                # Litestar refuses a preflight by 400 and plain text; what it allows says it all.
+                message["status"] = HTTPStatus.NO_CONTENT.value
+                headers = _answer_to_options(headers, self._scope)
+                self._bodyless = True
+            message["headers"] = headers
+            self.status = message["status"]
+        elif self._bodyless and message["type"] == "http.response.body":
+            message["body"] = b""
+        await self._send(message)
+
+    async def refuse(self) -> None:
+        """Reply that the service is stopping."""
+        status, headers, body = stopping_reply(self._scope)
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+class _Body:
+    """The body of a request, which is read to its end, if that is near, before the reply begins.
+
+    What is left of it stands where the server looks for the next request of the connection.
+
+    Attributes:
+        ended: whether all of it was read, or the client has left.
+    """
+
+    def __init__(self, receive: Receive, *, awaited: bool) -> None:
+        self._receive, self._awaited = receive, awaited
+        self.ended = False
+
+    async def receive(self) -> HTTPReceiveMessage | WebSocketReceiveMessage:
+        """The next part of it."""
+        self._awaited = False
+        message = await self._receive()
+        self.ended = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    async def finish(self) -> bool:
+        """Read the rest of it, if that is soon done; tell whether its end was reached."""
+        if self._awaited or cutting():
+            return self.ended
+        rest = 0
+        try:
+            async with asyncio.timeout(_REST_SECONDS):
+                while not self.ended and rest <= _REST_BYTES:
+                    message = await self.receive()
+                    if message["type"] == "http.request":
+                        rest += len(message.get("body", b""))
+        except TimeoutError:
+            pass
+        return self.ended
+
+
+def _hide_origin(scope: Scope) -> None:
+    """Keep Litestar from taking any OPTIONS with an Origin for a preflight (Fetch, section 3.3.2)."""
+    names = {name for name, _ in scope["headers"]}
+    if b"origin" in names and b"access-control-request-method" not in names:
+        scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"origin"]
 
 
 def _answer_to_options(headers: list[tuple[bytes, bytes]], scope: Scope) -> list[tuple[bytes, bytes]]:
@@ -110,8 +215,16 @@ def host_check(allowed: Collection[str]) -> Callable[[Request], None]:
     return check
 
 
-def _request_id(scope: Scope) -> str:
+def _examine(scope: Scope, receive: Receive) -> tuple[str, _Body | None]:
+    """The id of a request, and its body if it has one, in one walk through its headers."""
+    request_id = ""
+    has_body = awaited = False
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return value.decode()
-    return uuid4().hex
+        if name == b"x-request-id" and not request_id and _REQUEST_ID.fullmatch(value):
+            request_id = value.decode()
+        elif name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
+            has_body = True
+        elif name == b"expect":
+            awaited = True
+    body = _Body(receive, awaited=awaited) if has_body else None
+    return request_id or uuid4().hex, body

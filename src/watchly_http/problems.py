@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
 import structlog
 from litestar import Response
 from litestar.exceptions import HTTPException
+from litestar.types import Scope
 
 from watchly_core.errors import (
     Fault,
@@ -139,6 +140,7 @@ _BY_STATUS: Final[Mapping[int, tuple[str, str]]] = {
     413: ("too_large", "The body is too large."),
 }
 
+_MEDIA_TYPE: Final = "application/problem+json"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -165,14 +167,35 @@ def reply_to_error(request: Request, error: Exception) -> Response[bytes]:
 
 def problem_for(request: Request, kind: Kind, detail: str, faults: tuple[Fault, ...] = ()) -> Problem:
     """What tells `kind` to the client of `request`."""
+    return _problem(request.scope, kind, detail, faults)
+
+
+def is_problem(headers: Collection[tuple[bytes, bytes]]) -> bool:
+    """Whether a reply with these headers is a problem."""
+    return (b"content-type", _MEDIA_TYPE.encode()) in headers
+
+
+def stopping_reply(scope: Scope) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """The status, the headers and the body for a request that the stop of the service cuts."""
+    problem = _problem(scope, KINDS["unavailable"], "The service is stopping.")
+    body = _encode(problem)
+    headers = [
+        (b"content-type", _MEDIA_TYPE.encode()),
+        (b"content-length", b"%d" % len(body)),
+        (b"retry-after", b"1"),
+    ]
+    return problem.status, headers, body
+
+
+def _problem(scope: Scope, kind: Kind, detail: str, faults: tuple[Fault, ...] = ()) -> Problem:
     return Problem(
         type=f"/problems/{kind.code}",
         title=kind.title,
         status=kind.status,
         detail=detail,
-        instance=path_of(request.scope),
+        instance=path_of(scope),
         code=kind.code,
-        request_id=request_id_of(request.scope),
+        request_id=request_id_of(scope),
         errors=faults,
     )
 
@@ -182,7 +205,7 @@ def problem_reply(problem: Problem, headers: Mapping[str, str]) -> Response[byte
     return Response(
         _encode(problem),
         status_code=problem.status,
-        media_type="application/problem+json",
+        media_type=_MEDIA_TYPE,
         headers=dict(headers),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import msgspec
@@ -34,14 +34,21 @@ def running_database(settings: Settings) -> Iterator[tuple[Settings, list[str]]]
         yield running, asyncio.run(migrate(str(running.database_url)))
 
 
-def serving(settings: Settings, stack: ExitStack) -> Settings:
-    """The settings of a service whose database runs while `stack` is open, with a secret."""
+def serving(settings: Settings, stack: ExitStack) -> tuple[Settings, Callable[[], None] | None]:
+    """The settings of a service whose database runs while `stack` is open, with a secret.
+
+    With them comes what to call now and then, if anything, so that this database goes on running.
+    """
+    keep: Callable[[], None] | None = None
     if settings.in_memory:
         secret = secrets.token_urlsafe(32)
     elif settings.database_url is None:
-        from watchly_adapters.embedded import secret_key
+        from watchly_adapters.embedded import EmbeddedPostgres, secret_key
 
-        settings, _ = stack.enter_context(running_database(settings))
+        server = EmbeddedPostgres(settings.home)
+        keep = server.revive
+        settings = msgspec.structs.replace(settings, database_url=stack.enter_context(server))
+        stack.enter_context(running_database(settings))
         secret = settings.secret_key or secret_key(settings.home)
     elif settings.secret_key is None:
         raise Misconfigured(
@@ -50,7 +57,7 @@ def serving(settings: Settings, stack: ExitStack) -> Settings:
     else:
         settings, _ = stack.enter_context(running_database(settings))
         secret = settings.secret_key or ""
-    return msgspec.structs.replace(settings, secret_key=secret)
+    return msgspec.structs.replace(settings, secret_key=secret), keep
 
 
 @asynccontextmanager

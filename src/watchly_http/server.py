@@ -21,6 +21,7 @@ from watchly_http import drain
 from watchly_http.drain import Application, Drained, Phase
 
 CONNECTIONS_PER_WORKER = 900  # below the usual soft limit of 1,024 descriptors
+KEEP_EVERY, KEEP_AT_LEAST = 1.0, 15.0  # seconds between calls of `keep`; those between failures double
 CRASHES, CRASH_WINDOW = 3, 5.0  # deaths in a row, each within so many seconds of the start, are the end
 
 
@@ -33,6 +34,7 @@ def serve(  # noqa: PLR0913  # each is a setting of its own
     drain_timeout: float,
     notice: float = 0.0,
     on_listening: Callable[[str], None] | None = None,
+    keep: Callable[[], None] | None = None,
 ) -> int:
     """Run workers until SIGTERM, SIGINT or SIGHUP; a second signal cuts what still runs.
 
@@ -48,6 +50,8 @@ def serve(  # noqa: PLR0913  # each is a setting of its own
         notice: seconds in which readiness says 503 while requests are still taken, for a gateway to
             look away; part of `drain_timeout`.
         on_listening: called once, with a base URL that answers, when every worker is ready.
+        keep: called about every second until the stop, to look after what the workers need. Signals and
+            dead workers wait for its return. A WatchlyError of it is reported once until it succeeds again.
 
     Returns:
         The exit code: 0 after a signal, 1 when the workers could not start or kept dying.
@@ -58,7 +62,7 @@ def serve(  # noqa: PLR0913  # each is a setting of its own
     address, port, claim = _claim(host, port)
     with claim:
         supervisor = _Supervisor(load_app, address, port, workers, drain_timeout)
-        supervisor.notice, supervisor.on_listening = notice, on_listening
+        supervisor.notice, supervisor.on_listening, supervisor.keep = notice, on_listening, keep
         with contextlib.suppress(SystemExit), contextlib.closing(supervisor):  # the code to exit with is ours
             supervisor.serve(target_loader=supervisor.load, wrap_loader=False)
     return supervisor.exit_code
@@ -69,6 +73,7 @@ class _Supervisor(MPServer):
 
     notice = 0.0
     on_listening: Callable[[str], None] | None = None
+    keep: Callable[[], None] | None = None
 
     def __init__(
         self, load_app: Callable[[], Application], address: str, port: int, workers: int, drain_timeout: float
@@ -91,6 +96,7 @@ class _Supervisor(MPServer):
         self._home, self._load_app, self._drain_timeout = os.getpid(), load_app, drain_timeout
         self._stop_at, self._hurry = 0.0, False
         self._crashes: dict[int, int] = {}
+        self._keep_at, self._keep_pause = 0.0, KEEP_EVERY
         self._ears, self._mouth = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._ears.setblocking(False)  # noqa: FBT003  # its only parameter
         self._leash, self._leash_held = os.pipe()
@@ -148,7 +154,7 @@ class _Supervisor(MPServer):
         ready = 0
         while not drain.draining() and not self.exit_code:
             sentinels = [process.sentinel for process in self._processes]
-            awake = multiprocessing.connection.wait([self._ears, *sentinels])
+            awake = multiprocessing.connection.wait([self._ears, *sentinels], self._before_keeping())
             for report in self._heard():
                 if report == "ready":
                     ready += 1
@@ -160,6 +166,22 @@ class _Supervisor(MPServer):
             for index, sentinel in enumerate(sentinels):
                 if sentinel in awake and not drain.draining() and not self.exit_code:
                     self._replace(index, spawn_target, target_loader)
+            if self._before_keeping() == 0 and not drain.draining() and not self.exit_code:
+                self._call_keep()
+
+    def _before_keeping(self) -> float | None:
+        return None if self.keep is None else max(0.0, self._keep_at - time.monotonic())
+
+    def _call_keep(self) -> None:
+        pause = KEEP_EVERY
+        try:
+            if self.keep is not None:
+                self.keep()
+        except WatchlyError as error:
+            if self._keep_pause == KEEP_EVERY:
+                sys.stderr.write(f"watchly: {' '.join(str(error).split())}\n")
+            pause = min(2 * self._keep_pause, KEEP_AT_LEAST)
+        self._keep_at, self._keep_pause = time.monotonic() + pause, pause
 
     def _replace(self, index: int, spawn_target: object, target_loader: object) -> None:
         young = time.monotonic() - self.wrks[index].birth < CRASH_WINDOW

@@ -14,7 +14,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -24,6 +26,7 @@ from tests.services import folder_in_memory
 
 from watchly_adapters import embedded
 from watchly_adapters.embedded import EmbeddedPostgres, secret_key
+from watchly_adapters.homes import locked
 from watchly_core.errors import Misconfigured, Unavailable
 
 ROOT = os.geteuid() == 0
@@ -198,6 +201,147 @@ def test_a_killed_postmaster_is_replaced_once_its_backends_have_left(home: Path)
     other.stop()
     assert ask(url, "SELECT 1") == 1
     server.stop()
+    assert not processes(home)
+
+
+def revived(server: EmbeddedPostgres, url: str) -> bool:
+    """Call `revive`, and tell whether the server answers."""
+    with suppress(Unavailable, psycopg.OperationalError):
+        server.revive()
+        return ask(url, "SELECT 1") == 1
+    return False
+
+
+def test_a_killed_server_is_revived(home: Path) -> None:
+    server = EmbeddedPostgres(home)
+    url = server.start()
+    for value in (1, 2):
+        remember(url, value)
+        server.revive()
+        kill(home)
+        server.revive()
+    assert recall(url) == [1, 2]
+    server.stop()
+    assert not processes(home)
+
+
+def test_a_server_whose_backends_linger_is_revived_when_they_have_left(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "_REVIVE_SECONDS", 0)
+    server = EmbeddedPostgres(home)
+    url = server.start()
+    with closing(psycopg.connect(url)) as busy:
+        backend = busy.info.backend_pid
+        killed = postmaster(home)
+        os.kill(backend, signal.SIGSTOP)
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: killed not in processes(home))
+        with pytest.raises(Unavailable, match="runs but does not answer"):
+            server.revive()
+        assert backend in processes(home)
+        os.kill(backend, signal.SIGKILL)
+    until(lambda: not processes(home))
+    until(lambda: revived(server, url))
+    server.stop()
+    assert not processes(home)
+
+
+def test_while_the_server_lives_reviving_it_asks_nobody(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = EmbeddedPostgres(home)
+    server.start()
+    server.revive()
+    with monkeypatch.context() as patch:
+        for name in ("locked", "PGconn", "socket", "psycopg"):
+            patch.delattr(embedded, name)
+        server.revive()
+    server.stop()
+
+
+def test_a_server_that_somebody_else_revived_is_looked_after_again(home: Path) -> None:
+    first, second = EmbeddedPostgres(home), EmbeddedPostgres(home)
+    url = first.start()
+    second.start()
+    for server in (first, second):
+        first.revive()
+        second.revive()
+        kill(home)
+        server.revive()
+        assert ask(url, "SELECT 1") == 1
+    first.stop()
+    second.stop()
+    assert not processes(home)
+
+
+def test_services_that_revive_a_server_at_once_start_one(home: Path) -> None:
+    servers = [EmbeddedPostgres(home) for _ in range(4)]
+    (url,) = {server.start() for server in servers}
+    for _ in range(3):
+        kill(home)
+        with ThreadPoolExecutor(len(servers)) as pool:
+            for done in [pool.submit(until, partial(revived, server, url)) for server in servers]:
+                done.result()
+    for server in servers:
+        server.stop()
+    assert not processes(home)
+
+
+def test_reviving_does_not_wait_for_somebody_else(home: Path) -> None:
+    server = EmbeddedPostgres(home)
+    url = server.start()
+    kill(home)
+    with locked(home / "postgres/lock", 0):
+        server.revive()
+        assert not processes(home)
+    server.revive()
+    assert ask(url, "SELECT 1") == 1
+    server.stop()
+
+
+def test_a_server_that_cannot_be_revived_says_why_in_one_line(home: Path) -> None:
+    server = EmbeddedPostgres(home)
+    url = server.start()
+    kill(home)
+    control = home / "postgres/data/global/pg_control"
+    kept = control.rename(control.with_suffix(".kept"))
+    for _ in range(2):
+        with pytest.raises(Unavailable, match=r"did not start: .*could not open file") as caught:
+            server.revive()
+        assert "\n" not in str(caught.value)
+    kept.rename(control)
+    server.revive()
+    assert ask(url, "SELECT 1") == 1
+    server.stop()
+
+
+def test_nothing_is_revived_once_it_was_left_nor_by_a_forked_child(home: Path) -> None:
+    script = """
+import os, sys
+from pathlib import Path
+from watchly_adapters.embedded import EmbeddedPostgres
+server = EmbeddedPostgres(Path(sys.argv[1]))
+server.start()
+print("up", flush=True)
+sys.stdin.readline()
+if os.fork() == 0:
+    server.revive()
+    os._exit(0)
+os.wait()
+print("child", flush=True)
+sys.stdin.readline()
+server.stop()
+server.revive()
+"""
+    with python(script, home) as process:
+        assert process.stdin is not None
+        assert line(process) == "up"
+        kill(home)
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert line(process) == "child"
+        assert not processes(home)
+        process.communicate("go\n")
+        assert process.returncode == 0
     assert not processes(home)
 
 

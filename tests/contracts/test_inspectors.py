@@ -221,8 +221,10 @@ def test_a_little_junk_between_segments_is_passed_over(junk: bytes) -> None:
     assert measure(io.BytesIO(broken)) == Measured("jpeg", samples.WIDTH, samples.HEIGHT)
 
 
-def test_much_junk_is_no_jpeg() -> None:
+@pytest.mark.parametrize("places", [1, 2, 10])
+def test_much_junk_is_no_jpeg(places: int) -> None:
     content = samples.UPRIGHT["jpeg"]
     frame = content.index(b"\xff\xc0")
+    junk = (bytes(80_000 // places) + b"\xff\xe0\0\2") * places
     with pytest.raises(ImageUnreadable, match="no marker"):
-        measure(io.BytesIO(content[:frame] + bytes(70_000) + content[frame:]))
+        measure(io.BytesIO(content[:frame] + junk + content[frame:]))

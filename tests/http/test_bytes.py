@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import http.client
 import os
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -41,7 +41,7 @@ def main() -> int:
         host="127.0.0.1",
         port=0,
         workers=1,
-        drain_timeout=5.0,
+        drain_timeout=settings.drain_timeout.total_seconds(),
         on_listening=announce,
     )
 
@@ -56,7 +56,14 @@ if __name__ == "__main__":
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
     """Where the service listens; at the end it has logged no fault of its own and stops cleanly."""
-    home = tmp_path_factory.mktemp("bytes")
+    with running(tmp_path_factory.mktemp("bytes"), DRAIN_TIMEOUT="5") as (address, process):
+        yield address
+        process.terminate()
+
+
+@contextmanager
+def running(home: Path, **variables: str) -> Iterator[tuple[tuple[str, int], subprocess.Popen[bytes]]]:
+    """A service and its log, `home/log`; the block has it end by a signal."""
     environment = {
         **os.environ,
         "DATABASE_URL": "memory:",
@@ -64,6 +71,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]
         "WATCHLY_HOME": str(home),
         "MAX_JSON_BYTES": str(MAX_JSON_BYTES),
         "MAX_IMAGE_BYTES": "100000",
+        **variables,
     }
     log = home / "log"
     with (
@@ -77,10 +85,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]
         assert address, log.read_text()
         host, _, port = address.rpartition(":")
         try:
-            yield host, int(port)
-        finally:
-            process.send_signal(signal.SIGTERM)
+            yield (host, int(port)), process
             assert process.wait(PATIENCE) == 0, log.read_text()
+        finally:
+            process.kill()
     text = log.read_text(errors="replace")
     _, fault, rest = text.partition("unhandled error")
     assert not fault, rest[:3_000]
@@ -451,6 +459,11 @@ FRAMES: Final[dict[str, tuple[bytes, set[int]]]] = {
         {400, 404, 405},
     ),
     "OPTIONS *": (request("OPTIONS", b"*"), {200, 204, 400, 404}),
+    "OPTIONS": (request("OPTIONS", b"/api/movies"), {204}),
+    "OPTIONS of nothing": (request("OPTIONS", b"/nope"), {404}),
+    "OPTIONS without Host": (b"OPTIONS /api/movies HTTP/1.1\r\nConnection: close\r\n\r\n", {400}),
+    "OPTIONS with an empty Host": (request("OPTIONS", b"/api/movies", host=b""), {400}),
+    "OPTIONS with two Hosts": (request("OPTIONS", b"/api/movies", b"Host: y"), {400}),
     "two If-None-Match": (get(b"/api/movies/999", b'If-None-Match: "a"', b"If-None-Match: *"), {404}),
 }
 
@@ -591,6 +604,93 @@ def test_a_connection_goes_on_after_a_problem(server: tuple[str, int]) -> None:
         text = connection.makefile("rb").read()
     assert text.count(b"HTTP/1.1 422 ") == 2
     assert text.count(b"HTTP/1.1 200 ") == 1
+
+
+#: Requests that are answered before their body is read: what, its Content-Type, the status.
+EARLY: Final = [
+    ("POST /api/movies", "text/plain", 415),
+    ("PUT /api/movies/999999/image", "image/png", 404),
+    ("POST /nowhere", "text/plain", 404),
+    ("GET /health/live", "text/plain", 200),
+]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(("line", "media_type", "status"), EARLY)
+def test_a_connection_goes_on_after_a_body_that_nobody_wanted(
+    server: tuple[str, int], line: str, media_type: str, status: int, *, chunked: bool
+) -> None:
+    method, target = line.split()
+    with closing(http.client.HTTPConnection(*server, timeout=PATIENCE)) as connection:
+        connection.connect()
+        first = connection.sock
+        for _ in range(2):
+            body = iter([bytes(6_000)] * 10) if chunked else bytes(60_000)
+            connection.request(method, target, body, {"Content-Type": media_type}, encode_chunked=chunked)
+            response = connection.getresponse()
+            response.read()
+            assert response.status == status
+            assert response.headers["connection"] is None
+        connection.request("GET", "/health/live")
+        assert connection.getresponse().read() == b'{"status":"up"}'
+        assert connection.sock is first
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"Content-Length: 100\r\n\r\n", b"Content-Length: 100\r\n\r\n ", b"Transfer-Encoding: chunked\r\n\r\n"],
+)
+def test_a_reply_before_the_end_of_a_body_that_does_not_come_says_close(
+    server: tuple[str, int], sent: bytes
+) -> None:
+    answer = exchange(server, b"POST /api/movies HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n" + sent)
+
+    assert answer is not None
+    assert answer.status == 415
+    assert answer.headers["connection"] == "close"
+
+
+def test_a_client_that_asks_before_it_sends_is_refused_without_its_body(server: tuple[str, int]) -> None:
+    head = b"POST /api/movies HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n"
+    with socket.create_connection(server, timeout=PATIENCE) as connection:
+        connection.sendall(head + b"Expect: 100-continue\r\n\r\n")
+        text = connection.makefile("rb").read()
+    assert text.startswith(b"HTTP/1.1 415 ")
+    assert b"\r\nconnection: close\r\n" in text.lower()
+
+
+def test_a_request_that_the_stop_cuts_is_answered_and_logged_like_any_other(tmp_path: Path) -> None:
+    head = (
+        b"POST /api/movies?x=1 HTTP/1.1\r\nHost: x\r\nX-Request-ID: cut\r\nContent-Type: application/json\r\n"
+    )
+    with (
+        running(tmp_path, DRAIN_TIMEOUT="1", LOG_FORMAT="json", LOG_LEVEL="info") as (server, process),
+        socket.create_connection(server, timeout=PATIENCE) as connection,
+        closing(http.client.HTTPResponse(connection)) as response,
+    ):
+        connection.sendall(head + b"Content-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+        asked = b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert connection.recv(len(asked), socket.MSG_WAITALL) == asked  # so its body is being read
+        process.terminate()
+        response.begin()
+        assert response.status == 503
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.headers["x-request-id"] == "cut"
+        assert response.headers["retry-after"] == "1"
+        problem = msgspec.json.decode(response.read(), type=Problem)
+    assert problem == Problem(
+        type="/problems/unavailable",
+        title=KINDS["unavailable"].title,
+        status=503,
+        detail="The service is stopping.",
+        instance="/api/movies",
+        code="unavailable",
+        request_id="cut",
+    )
+    lines = [msgspec.json.decode(line) for line in (tmp_path / "log").read_bytes().splitlines()]
+    assert [(line["event"], line["status"]) for line in lines if line.get("request_id") == "cut"] == [
+        ("request", 503)
+    ]
 
 
 def test_a_request_hidden_in_a_body_is_not_run(server: tuple[str, int]) -> None:

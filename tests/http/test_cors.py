@@ -167,6 +167,15 @@ async def test_a_preflight_that_is_refused_allows_nothing(
         problem_in(response, "malformed_request")
 
 
+async def test_options_that_are_no_preflight_are_answered_like_any_request(open_client: Client) -> None:
+    there = await open_client.options("/api/movies", headers={"Origin": ORIGIN})
+    nowhere = await open_client.options("/nowhere", headers={"Origin": ORIGIN})
+
+    assert there.status_code == 204
+    assert words(there.headers["allow"]) == {"get", "head", "post", "options"}
+    problem_in(nowhere, "not_found")
+
+
 async def test_any_origin_can_be_allowed(configure_fakes: Configure) -> None:
     async with Client(configure_fakes(CORS_ORIGINS="*")) as client:
         response = await client.get("/api/movies", headers={"Origin": ORIGIN})
@@ -181,3 +190,10 @@ async def test_without_origins_there_is_no_cors(fake_client: Client) -> None:
             method, "/api/movies", headers={"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
         )
         assert not [name for name in response.headers if name.startswith("access-control-")]
+
+
+async def test_without_origins_a_preflight_is_answered_like_any_request(fake_client: Client) -> None:
+    headers = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+
+    assert (await fake_client.options("/api/movies", headers=headers)).status_code == 204
+    problem_in(await fake_client.options("/nowhere", headers=headers), "not_found")

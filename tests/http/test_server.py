@@ -2,7 +2,7 @@
 
 import asyncio
 import http.client
-import json
+import itertools
 import os
 import select
 import signal
@@ -20,13 +20,15 @@ import msgspec
 import pytest
 
 from watchly_core.errors import Misconfigured, Unavailable
-from watchly_http.drain import draining, until_draining
-from watchly_http.server import serve
+from watchly_http import server
+from watchly_http.drain import draining
+from watchly_http.front import Front
+from watchly_http.problems import KINDS, Problem
 
 if TYPE_CHECKING:
     from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds for anything that is to happen; far more than it takes."""
 
 
@@ -41,6 +43,7 @@ class Plan(msgspec.Struct):
     fail: str = ""
     gate: str = ""
     user: int = 0
+    keep: str = ""
 
 
 # ---- the service ----
@@ -55,6 +58,7 @@ class App:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.front = Front(self.answer, by_origin=False)
 
     async def __call__(
         self,
@@ -65,7 +69,7 @@ class App:
         if scope["type"] == "lifespan":
             await self.live(receive, send)  # type: ignore[arg-type]  # the scope says which they are
         else:
-            await self.answer(scope["path"], receive, send)  # type: ignore[arg-type]  # as above
+            await self.front(scope, receive, send)  # type: ignore[arg-type]  # as above
 
     async def live(self, receive: "LifeSpanReceive", send: "LifeSpanSend") -> None:
         await receive()
@@ -83,15 +87,17 @@ class App:
         say(f"started {os.getpid()}")
         watch = asyncio.create_task(self.watch())
         await receive()
+        await watch
         say("stopped")
-        watch.cancel()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def watch(self) -> None:
-        await until_draining()
+        while not draining():  # noqa: ASYNC110  # it is written by another process
+            await asyncio.sleep(0.005)
         say("draining")
 
-    async def answer(self, path: str, receive: "Receive", send: "Send") -> None:
+    async def answer(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        path = scope["path"]
         status = 503 if path == "/health/ready" and draining() else 200
         match path:
             case "/hang":
@@ -111,7 +117,6 @@ class App:
                     pass
             case "/drain":
                 say("hanging")
-                await until_draining()
                 await asyncio.to_thread(Path(self.plan.gate).read_bytes)
         await send({"type": "http.response.start", "status": status, "headers": []})
         if path == "/stream":
@@ -134,8 +139,19 @@ def main() -> int:
             raise Misconfigured("DATABASE_URL: no such thing")
         return App(plan)
 
+    kept = itertools.count()
+
+    def keep() -> None:
+        number = next(kept)
+        say(f"kept {number} {draining()}")
+        if plan.keep == "wait":
+            Path(plan.gate).read_bytes()
+        if plan.keep == "fail" and number % 4:
+            raise Unavailable("database", f"no luck,\nnumber {number}")
+
+    server.KEEP_EVERY = 0.01
     try:
-        return serve(
+        return server.serve(
             load,
             host=plan.host,
             port=plan.port,
@@ -143,6 +159,7 @@ def main() -> int:
             drain_timeout=plan.drain_timeout,
             notice=plan.notice,
             on_listening=lambda url: say(f"listening {url}"),
+            keep=keep if plan.keep else None,
         )
     except Misconfigured as error:
         sys.stderr.write(f"{error}\n")
@@ -256,6 +273,19 @@ class Runner:
             service.close()
 
 
+def assert_refused(response: http.client.HTTPResponse, path: str) -> None:
+    """The reply is the problem that a stop cuts a request with."""
+    kind = KINDS["unavailable"]
+    assert response.status == kind.status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["retry-after"] == "1"
+    problem = msgspec.json.decode(response.read(), type=Problem)
+    assert (problem.code, problem.title, problem.status) == (kind.code, kind.title, kind.status)
+    assert (problem.type, problem.instance) == (f"/problems/{kind.code}", path)
+    assert problem.detail == "The service is stopping."
+    assert problem.request_id == response.headers["x-request-id"] != ""
+
+
 def refused(service: Service) -> bool:
     """Wait until the service listens or has ended, and tell which."""
     output = service.process.stdout
@@ -323,9 +353,7 @@ def test_a_request_that_never_ends_is_cut_at_the_deadline(run: Runner, path: str
     service.heard("hanging")
     service.process.terminate()
     with reply(request) as response:
-        assert response.status == 503
-        assert response.headers["content-type"] == "application/problem+json"
-        assert json.loads(response.read())["code"] == "unavailable"
+        assert_refused(response, path)
     assert service.ended() == 0
     assert len(service.heard("stopped", 2)) == 2
     assert service.errors == []
@@ -340,7 +368,7 @@ def test_an_upload_that_stalls_is_cut_at_the_deadline(run: Runner) -> None:
     service.heard("hanging")
     service.process.terminate()
     with reply(connection) as response:
-        assert response.status == 503
+        assert_refused(response, "/upload")
     assert service.ended() == 0
     assert len(service.heard("stopped", 2)) == 2
 
@@ -461,6 +489,46 @@ def test_a_worker_that_was_killed_is_replaced_and_service_goes_on(run: Runner) -
     service.process.terminate()
     assert service.ended() == 0
     assert service.errors == [f"watchly: worker {first} died, starting another"]
+
+
+def test_what_keeps_the_service_is_called_until_the_stop(run: Runner, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    service = run(Plan(keep="count", gate=str(gate)))
+    request = service.ask("/drain")
+    service.heard("hanging")
+    service.heard("kept", 5)
+    service.process.terminate()
+    service.heard("draining", 2)
+    gate.write_bytes(b"go on")
+    with reply(request) as response:
+        assert response.status == 200
+    assert service.ended() == 0
+    assert not [line for line in service.lines if line.startswith("kept") and not line.endswith("False")]
+    assert service.errors == []
+
+
+def test_what_keeps_the_service_complains_once_until_it_succeeds(run: Runner) -> None:
+    service = run(Plan(keep="fail"))
+    service.heard("kept 9")
+    with reply(service.ask("/fast")) as response:
+        assert response.status == 200
+    service.process.terminate()
+    assert service.ended() == 0
+    assert service.errors[:3] == [f"watchly: database: no luck, number {number}" for number in (1, 5, 9)]
+
+
+def test_a_signal_is_seen_while_the_service_is_being_kept(run: Runner, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    service = run(Plan(keep="wait", gate=str(gate)))
+    service.heard("kept")
+    service.process.terminate()
+    service.heard("draining", 2)
+    gate.write_bytes(b"")
+    assert service.ended() == 0
+    assert len([line for line in service.lines if line.startswith("kept")]) == 1
+    assert service.errors == []
 
 
 def test_workers_that_keep_dying_end_the_service(run: Runner) -> None:
