@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CUT_AGAIN = 1.0
 """Seconds that a cancelled request gets to clean up before it is cancelled once more."""
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 SETTLED = 0.5
 """Seconds after its startup before which a worker does not leave: granian would not hear of it yet."""
 KILL_AFTER = 5.0
@@ -64,6 +65,14 @@ def draining() -> bool:
 def cutting() -> bool:
     """Tell whether requests that still run are being cancelled: there is no time left but for a reply."""
     return _board[0] >= Phase.CUTTING
+
+
+def hold_signals() -> None:
+    """Keep the signals of a stop from a worker until it can take them.
+
+    Before its server has started, granian's own handlers wait for ever.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
 
 
 class Application(Protocol):
@@ -123,6 +132,7 @@ class Drained:
         # reach of the outside, for _look to call; the one for SIGTERM is replaced.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         loop.add_signal_handler(signal.SIGTERM, self._look)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         threading.Thread(target=self._hold_leash, args=(loop,), daemon=True).start()
         pump = asyncio.create_task(self._pump(receive))
 

@@ -114,6 +114,7 @@ class _Supervisor(MPServer):
     def load(self) -> Drained:
         """Build the application of a worker, in the worker."""
         os.close(self._leash_held)
+        drain.hold_signals()
         try:
             app = self._load_app()
         except Exception as error:  # noqa: BLE001  # reported by the supervisor, once for all workers

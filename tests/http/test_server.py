@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,6 +60,7 @@ class App:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.front = Front(self.answer, by_origin=False)
+        self.started = False
 
     async def __call__(
         self,
@@ -84,6 +86,7 @@ class App:
             case "crash":
                 asyncio.get_running_loop().call_later(0.01, os._exit, 3)
         await send({"type": "lifespan.startup.complete"})
+        self.started = True
         say(f"started {os.getpid()}")
         watch = asyncio.create_task(self.watch())
         await receive()
@@ -128,7 +131,7 @@ class App:
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def main() -> int:
+def main() -> int:  # noqa: C901 - each fault of a plan is one branch
     plan = msgspec.json.decode(sys.argv[1], type=Plan)
     if plan.user:
         "x".encode("idna")  # loads the codec, from where this user may not read
@@ -137,7 +140,16 @@ def main() -> int:
     def load() -> App:
         if plan.fail == "load":
             raise Misconfigured("DATABASE_URL: no such thing")
-        return App(plan)
+        app = App(plan)
+        if plan.fail == "signals":
+            threading.Thread(target=pester, args=(app,)).start()
+        return app
+
+    def pester(app: App) -> None:
+        while not app.started:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.0001)
 
     kept = itertools.count()
 
@@ -458,6 +470,15 @@ def test_signals_sent_to_a_worker_alone_change_nothing(run: Runner) -> None:
         assert int(response.read()) == worker
     service.process.terminate()
     assert service.ended() == 0
+
+
+def test_signals_sent_to_a_worker_that_is_starting_change_nothing(run: Runner) -> None:
+    service = run(Plan(workers=6, fail="signals"))
+    with reply(service.ask("/fast")) as response:
+        assert response.status == 200
+    service.process.terminate()
+    assert service.ended() == 0
+    assert service.errors == []
 
 
 @pytest.mark.parametrize("busy", [False, True])
