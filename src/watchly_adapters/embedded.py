@@ -158,7 +158,7 @@ class EmbeddedPostgres:
         It does not wait for a slow recovery, nor for somebody else who is starting the server.
 
         Raises:
-            Misconfigured: the home or the wheel cannot serve any more.
+            Misconfigured: the home or the wheel cannot serve any more, or the data is gone.
             Unavailable: PostgreSQL does not start, or not yet.
         """
         if self._share is None or self._owner != os.getpid() or self._lives():
@@ -168,6 +168,8 @@ class EmbeddedPostgres:
                 stack.enter_context(locked(self._lock, 0))
             except Unavailable:
                 return
+            if not (self._data / "PG_VERSION").exists():  # a start would begin anew, with an empty database
+                raise Misconfigured(f"{self._data} is gone, and with it the database: restore it")
             self._raise_server(_REVIVE_SECONDS, _REVIVE_SECONDS)
 
     def stop(self) -> None:

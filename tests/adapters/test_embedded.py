@@ -314,6 +314,19 @@ def test_a_server_that_cannot_be_revived_says_why_in_one_line(home: Path) -> Non
     server.stop()
 
 
+def test_data_that_is_gone_is_not_replaced_by_an_empty_database(home: Path) -> None:
+    server = EmbeddedPostgres(home)
+    url = server.start()
+    kill(home)
+    kept = (home / "postgres/data").rename(home / "postgres/kept")
+    with pytest.raises(Misconfigured, match="data is gone"):
+        server.revive()
+    kept.rename(home / "postgres/data")
+    server.revive()
+    assert ask(url, "SELECT 1") == 1
+    server.stop()
+
+
 def test_nothing_is_revived_once_it_was_left_nor_by_a_forked_child(home: Path) -> None:
     script = """
 import os, sys

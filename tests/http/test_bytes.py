@@ -693,6 +693,27 @@ def test_a_request_that_the_stop_cuts_is_answered_and_logged_like_any_other(tmp_
     ]
 
 
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET /health/live\r\nHost: x\r\n\r\n", 400),
+        (request("POST", b"/api/movies", b"Content-Length: -1"), 400),
+        (request("POST", b"/api/movies", b"Transfer-Encoding: gzip"), 400),
+        (get(b"/health/live?" + b"x" * 70_000), 414),
+        (get(b"/health/live", *(b"X-%d: x" % number for number in range(200))), 431),
+    ],
+    ids=["request line", "Content-Length", "Transfer-Encoding", "URI", "headers"],
+)
+def test_what_is_no_http_is_refused_in_silence(server: tuple[str, int], data: bytes, status: int) -> None:
+    """Below the application: see docs/decisions/0007."""
+    answer = exchange(server, data)
+
+    assert answer is not None
+    assert (answer.status, answer.body) == (status, b"")
+    assert answer.headers["connection"] == "close"
+    assert "x-request-id" not in answer.headers
+
+
 def test_a_request_hidden_in_a_body_is_not_run(server: tuple[str, int]) -> None:
     hidden = b"GET /api/movies/smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
     data = _framed(b"Content-Length: 5", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n" + hidden)

@@ -359,7 +359,7 @@ def test_an_export_takes_the_place_of_a_file_and_of_nothing_else(home: Path, tmp
     assert pipe.is_fifo()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_command_that_is_stopped_stops_what_it_started(fresh_home: Path, number: signal.Signals) -> None:
     with subprocess.Popen(
         [WATCHLY, "import", "--format", "csv", "-"],
@@ -384,7 +384,7 @@ def test_a_service_that_is_stopped_while_it_starts_is_no_failure(fresh_home: Pat
         start_new_session=True,
     ) as service:
         wait_until((fresh_home / "postgres").exists, "it has begun")
-        os.killpg(service.pid, signal.SIGINT)
+        service.terminate()
         assert service.wait(60) == 0
         assert service.stderr is not None
         assert b"Traceback" not in service.stderr.read()

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -131,7 +132,24 @@ class App:
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def main() -> int:  # noqa: C901 - each fault of a plan is one branch
+def pester(app: App) -> None:
+    """Send this process signals for as long as it starts: any moment may be the bad one."""
+    while not app.started:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.0001)
+
+
+def keep(plan: Plan, numbers: Iterator[int]) -> None:
+    number = next(numbers)
+    say(f"kept {number} {draining()}")
+    if plan.keep == "wait":
+        Path(plan.gate).read_bytes()
+    if plan.keep == "fail" and number % 4:
+        raise Unavailable("database", f"no luck,\nnumber {number}")
+
+
+def main() -> int:
     plan = msgspec.json.decode(sys.argv[1], type=Plan)
     if plan.user:
         "x".encode("idna")  # loads the codec, from where this user may not read
@@ -145,22 +163,6 @@ def main() -> int:  # noqa: C901 - each fault of a plan is one branch
             threading.Thread(target=pester, args=(app,)).start()
         return app
 
-    def pester(app: App) -> None:
-        while not app.started:
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.0001)
-
-    kept = itertools.count()
-
-    def keep() -> None:
-        number = next(kept)
-        say(f"kept {number} {draining()}")
-        if plan.keep == "wait":
-            Path(plan.gate).read_bytes()
-        if plan.keep == "fail" and number % 4:
-            raise Unavailable("database", f"no luck,\nnumber {number}")
-
     server.KEEP_EVERY = 0.01
     try:
         return server.serve(
@@ -171,7 +173,7 @@ def main() -> int:  # noqa: C901 - each fault of a plan is one branch
             drain_timeout=plan.drain_timeout,
             notice=plan.notice,
             on_listening=lambda url: say(f"listening {url}"),
-            keep=keep if plan.keep else None,
+            keep=partial(keep, plan, itertools.count()) if plan.keep else None,
         )
     except Misconfigured as error:
         sys.stderr.write(f"{error}\n")
