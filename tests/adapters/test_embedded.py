@@ -229,6 +229,7 @@ def test_a_server_whose_backends_linger_is_revived_when_they_have_left(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded, "_REVIVE_SECONDS", 0)
+    monkeypatch.setattr(EmbeddedPostgres._raise_server, "__defaults__", (1e9, 1e9))  # noqa: SLF001 - the patience of a start
     server = EmbeddedPostgres(home)
     url = server.start()
     with closing(psycopg.connect(url)) as busy:
