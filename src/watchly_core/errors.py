@@ -146,7 +146,7 @@ class ImageUnreadable(ImageRejected):
 
 
 class IllegalTransition(WatchlyError):
-    """An image may not go from its present state to the one asked for."""
+    """An image may not go from its present state to the one asked for, or its key is noted already."""
 
 
 class Unavailable(WatchlyError):

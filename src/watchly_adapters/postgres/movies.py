@@ -129,8 +129,7 @@ class PostgresMovieQueries:
     async def export(self, query: MovieQuery) -> AsyncGenerator[Movie, None]:
         """See the port."""
         async with (
-            self._pool.connection() as connection,
-            connection.transaction(),
+            self._pool.transaction() as connection,
             connection.cursor("export", binary=True, row_factory=args_row(_movie)) as cursor,
         ):
             cursor.itersize = _EXPORT_BATCH

@@ -169,21 +169,6 @@ class Pool:
         await self._pool.close()
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """Lend a connection.
-
-        Raises:
-            Unavailable: none is free in time, or it was lost on the way.
-        """
-        with translated():
-            async with self._pool.connection() as connection:
-                try:
-                    yield connection
-                except psycopg.OperationalError:
-                    await self._check_after(connection)
-                    raise
-
-    @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """Lend a connection inside a transaction, which commits when the block ends normally.
 
@@ -204,13 +189,10 @@ class Pool:
                 try:
                     yield connection
                 except psycopg.OperationalError:
-                    await self._check_after(connection)
+                    # Whatever cut this one has probably cut the idle ones as well.
+                    if connection.broken:
+                        await self._pool.check()
                     raise
-
-    async def _check_after(self, connection: Connection) -> None:
-        # Whatever cut this one has probably cut the idle ones as well.
-        if connection.broken:
-            await self._pool.check()
 
     async def _begin(self, stack: AsyncExitStack) -> Connection:
         async with AsyncExitStack() as attempt:
