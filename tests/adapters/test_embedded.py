@@ -6,6 +6,7 @@ The homes are in memory where there is room for them, for what takes long here i
 import importlib.util
 import os
 import pwd
+import select
 import shutil
 import signal
 import stat
@@ -70,9 +71,22 @@ def postmaster(home: Path) -> int:
     return int((home / "postgres/data/postmaster.pid").read_text().split()[0])
 
 
+def kill_postmaster(home: Path) -> None:
+    """Kill the postmaster and wait until it is dead; leaving its directory comes a little earlier."""
+    pid = postmaster(home)
+    handle = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        death = select.poll()
+        death.register(handle, select.POLLIN)
+        assert death.poll(20_000), "the postmaster lives"
+    finally:
+        os.close(handle)
+
+
 def kill(home: Path) -> None:
     """Kill the postmaster and wait for its orphans to notice."""
-    os.kill(postmaster(home), signal.SIGKILL)
+    kill_postmaster(home)
     until(lambda: not processes(home))
 
 
@@ -234,10 +248,8 @@ def test_a_server_whose_backends_linger_is_revived_when_they_have_left(
     url = server.start()
     with closing(psycopg.connect(url)) as busy:
         backend = busy.info.backend_pid
-        killed = postmaster(home)
         os.kill(backend, signal.SIGSTOP)
-        os.kill(killed, signal.SIGKILL)
-        until(lambda: killed not in processes(home))
+        kill_postmaster(home)
         with pytest.raises(Unavailable, match="runs but does not answer"):
             server.revive()
         assert backend in processes(home)
