@@ -62,7 +62,7 @@ def server_url(reachable_directory: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _new_database(server_url: str) -> Iterator[str]:
+def new_database(server_url: str) -> Iterator[str]:
     import psycopg
     from psycopg import sql
     from psycopg.conninfo import make_conninfo
@@ -79,7 +79,7 @@ def _new_database(server_url: str) -> Iterator[str]:
 @pytest.fixture
 def empty_database(server_url: str) -> Iterator[str]:
     """The URL of a database with nothing in it, for one test."""
-    with _new_database(server_url) as url:
+    with new_database(server_url) as url:
         yield url
 
 
@@ -88,7 +88,7 @@ def migrated_database(server_url: str) -> Iterator[str]:
     """The URL of a database with today's schema."""
     from watchly_adapters.postgres import migrate
 
-    with _new_database(server_url) as url:
+    with new_database(server_url) as url:
         asyncio.run(migrate(url))
         yield url
 
@@ -99,7 +99,7 @@ def database_url(migrated_database: str) -> str:
     import psycopg
 
     with psycopg.connect(migrated_database, autocommit=True) as connection:
-        connection.execute("TRUNCATE movies, images, events RESTART IDENTITY")
+        connection.execute("TRUNCATE movies, images, events, trigrams RESTART IDENTITY")
     return migrated_database
 
 

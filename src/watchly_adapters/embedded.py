@@ -73,6 +73,7 @@ hba_file = '{conf}/pg_hba.conf'
 ident_file = '{conf}/pg_ident.conf'
 max_connections = 200
 shared_buffers = '128MB'
+random_page_cost = 1.1
 timezone = 'UTC'
 log_timezone = 'UTC'
 logging_collector = on

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right, insort
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from types import TracebackType
 from typing import IO, Self
 
+import msgspec
+
 from watchly_core.errors import IllegalTransition, ImageNotFound, MovieNotFound
 from watchly_core.events import Event
 from watchly_core.images import Image, ImageRecord, is_key
 from watchly_core.movies import Movie, MovieDraft
-from watchly_core.queries import MovieQuery, Page
+from watchly_core.queries import GenreCount, MovieQuery, Page, Position
+from watchly_core.text import Tier, entries, matches, title_key, vocabulary
+from watchly_core.text import similar as similar_words
 
 _CHUNK = 256 * 1024
 
@@ -59,6 +64,7 @@ class _Tables:
         self.ids: list[int] = []
         self.events: dict[int, list[Event]] = {}
         self.images: dict[str, ImageRecord] = {}
+        self._entries: dict[int, tuple[Movie, list[str]]] = {}
         self.last_id = 0
         self.writing = asyncio.Lock()
 
@@ -66,6 +72,14 @@ class _Tables:
         # As with a sequence, the id of a movie whose transaction failed is not given out again.
         self.last_id += 1
         return self.last_id
+
+    def entries(self, movie: Movie) -> list[str]:
+        """What a movie is found by, made when it is first searched."""
+        made_of, found = self._entries.get(movie.id, (None, []))
+        if made_of is not movie:
+            found = entries(movie.title, movie.description)
+            self._entries[movie.id] = (movie, found)
+        return found
 
     def commit(self, tx: MemoryTransaction) -> None:
         for movie_id, movie in tx.movies.changes.items():
@@ -75,6 +89,7 @@ class _Tables:
                 self.movies[movie_id] = movie
             elif self.movies.pop(movie_id, None) is not None:
                 del self.ids[bisect_left(self.ids, movie_id)]
+                self._entries.pop(movie_id, None)
         for event in tx.events.appended:
             self.events.setdefault(event.movie_id, []).append(event)
         for key, record in tx.images.changes.items():
@@ -99,20 +114,78 @@ class MemoryMovieQueries:
 
     async def find(self, query: MovieQuery) -> Page:
         """See the port."""
-        ids = self._tables.ids
-        start = bisect_right(ids, query.after_id)
-        found = [self._tables.movies[movie_id] for movie_id in ids[start : start + query.limit + 1]]
-        return Page.of(found, query)
+        found, similar = self._listed(query, query.limit + 1)
+        return Page.of(found, query, similar=similar)
+
+    async def count(self, query: MovieQuery) -> int:
+        """See the port."""
+        return len(self._found(msgspec.structs.replace(query, cursor=None))[0])
+
+    async def genres(self, query: MovieQuery) -> Sequence[GenreCount]:
+        """See the port."""
+        found, _ = self._found(msgspec.structs.replace(query, cursor=None))
+        counts = Counter(movie.genre for movie, _ in found if movie.genre is not None)
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return [GenreCount(genre, movies) for genre, movies in ranked]
 
     async def export(self, query: MovieQuery) -> AsyncGenerator[Movie, None]:
         """See the port."""
-        ids = self._tables.ids
-        for movie in [self._tables.movies[movie_id] for movie_id in ids[bisect_right(ids, query.after_id) :]]:
+        for movie, _ in self._listed(msgspec.structs.replace(query, cursor=None), None)[0]:
             yield movie
 
     async def history(self, movie_id: int) -> Sequence[Event]:
         """See the port."""
         return self._tables.events.get(movie_id, [])[::-1]
+
+    def _listed(self, query: MovieQuery, most: int | None) -> tuple[list[tuple[Movie, Position]], bool]:
+        """At most so many movies after the query's cursor, and whether its words had to be guessed."""
+        if query.is_plain:  # by id, the most frequent one
+            after = query.cursor.position[0] if query.cursor else None
+            ids = self._tables.ids
+            start = bisect_right(ids, after) if isinstance(after, int) else 0
+            shown = ids[start:] if most is None else ids[start : start + most]
+            return [(self._tables.movies[movie_id], (movie_id,)) for movie_id in shown], False
+        found, similar = self._found(query)
+        placed = [
+            (movie, query.position(movie, tier=tier, key=title_key(movie.title))) for movie, tier in found
+        ]
+        if query.cursor is not None:
+            after_rank = query.rank(query.cursor.position)
+            placed = [item for item in placed if query.rank(item[1]) > after_rank]
+        return sorted(placed, key=lambda item: query.rank(item[1]))[:most], similar
+
+    def _found(self, query: MovieQuery) -> tuple[list[tuple[Movie, int]], bool]:
+        """The movies that a query finds, with their tiers, and whether its words had to be guessed."""
+        tiers, similar = self._tiers(query)
+        found = []
+        for movie in self._tables.movies.values():
+            if query.admits(movie):
+                tier = 0 if tiers is None else self._tier(movie, tiers)
+                if tier is not None:
+                    found.append((movie, tier))
+        return found, similar
+
+    def _tiers(self, query: MovieQuery) -> tuple[list[Tier] | None, bool]:
+        """The tiers of a query's search, and whether they hold similar words; None where all fit."""
+        if query.search is None:
+            return None, False
+        if not query.search.words:
+            return [], False
+        movies = self._tables.movies.values()
+        exact = query.search.tiers()
+        similar = query.cursor.similar if query.cursor else True
+        if not similar or (
+            query.cursor is None and any(self._tier(movie, exact) is not None for movie in movies)
+        ):
+            return exact, False
+        known = {word for movie in movies for word in vocabulary(self._tables.entries(movie))}
+        return query.search.similar_tiers(
+            {word: similar_words(word, known) for word in query.search.words}
+        ), True
+
+    def _tier(self, movie: Movie, tiers: list[Tier]) -> int | None:
+        entries = self._tables.entries(movie)
+        return next((tier.number for tier in tiers if matches(entries, tier.pattern)), None)
 
 
 class MemoryTransactions:

@@ -44,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allowed_hosts: tuple[str, ...] = ()
     max_json_bytes: int = 1_000_000
     max_image_bytes: int = MAX_IMAGE_BYTES
+    max_import_bytes: int = 1_000_000_000
     max_page_limit: int = 200
     drain_timeout: timedelta = timedelta(seconds=10)
     image_grace: timedelta = IMAGE_GRACE
@@ -104,6 +105,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         allowed_hosts=given.get("ALLOWED_HOSTS", _hosts, (), "movies.example,www.movies.example"),
         max_json_bytes=given.get("MAX_JSON_BYTES", _size, 1_000_000, "1 MB"),
         max_image_bytes=given.get("MAX_IMAGE_BYTES", _size, MAX_IMAGE_BYTES, "500 MB"),
+        max_import_bytes=given.get("MAX_IMPORT_BYTES", _size, 1_000_000_000, "1 GB"),
         max_page_limit=given.get("MAX_PAGE_LIMIT", _integer(1, 10_000), 200, "200"),
         drain_timeout=given.get("DRAIN_TIMEOUT", _duration, timedelta(seconds=10), "10 s"),
         image_grace=given.get("IMAGE_GRACE", _duration, IMAGE_GRACE, "30 days"),

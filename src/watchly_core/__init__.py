@@ -7,16 +7,18 @@ from watchly_core.catalogue import Catalogue
 from watchly_core.gallery import Gallery
 from watchly_core.images import Image
 from watchly_core.movies import Movie, MovieDraft, MoviePatch
-from watchly_core.queries import Cursor, MovieQuery, Page
+from watchly_core.queries import Cursor, GenreCount, MovieQuery, Page, Sort
 
 __all__ = [
     "Catalogue",
     "Cursor",
     "Gallery",
+    "GenreCount",
     "Image",
     "Movie",
     "MovieDraft",
     "MoviePatch",
     "MovieQuery",
     "Page",
+    "Sort",
 ]

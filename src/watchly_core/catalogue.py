@@ -23,7 +23,7 @@ from watchly_core.movies import (
     patched,
 )
 from watchly_core.ports import Clock, ImageStore, MovieQueries, Transaction, Transactions
-from watchly_core.queries import MovieQuery, Page
+from watchly_core.queries import GenreCount, MovieQuery, Page
 
 #: Who acts when nobody is named: the service that embeds the catalogue.
 SYSTEM = "system"
@@ -31,8 +31,9 @@ SYSTEM = "system"
 #: How long a discarded image can come back.
 IMAGE_GRACE = timedelta(days=30)
 
-#: Rows that an import hands to the store at once: large enough for COPY, small enough for memory.
-_BATCH = 2_000
+#: Rows that an import hands to the store at once: large enough for COPY, small enough for memory, and for
+#: others who are answered in between.
+_BATCH = 500
 #: Rejections that a report lists; it counts all of them.
 _LISTED = 1_000
 #: Faults that are told of one row.
@@ -103,10 +104,18 @@ class Catalogue:
     async def find(self, query: MovieQuery) -> Page:
         """One page of movies."""
         page = await self._queries.find(query)
-        return Page(tuple(present(movie, self._store) for movie in page.data), page.next_cursor)
+        return msgspec.structs.replace(page, data=tuple(present(movie, self._store) for movie in page.data))
+
+    async def count(self, query: MovieQuery) -> int:
+        """How many movies `query` finds on all its pages together."""
+        return await self._queries.count(query)
+
+    async def genres(self, query: MovieQuery | None = None) -> Sequence[GenreCount]:
+        """The genres of the movies that `query` finds, the most frequent first."""
+        return await self._queries.genres(query or MovieQuery())
 
     async def export(self, query: MovieQuery | None = None) -> AsyncGenerator[Movie, None]:
-        """All movies of `query` as of one moment, whatever its limit, streamed."""
+        """All movies of `query` as of one moment, whatever its limit and cursor, streamed."""
         async with aclosing(self._queries.export(query or MovieQuery())) as movies:
             async for movie in movies:
                 yield present(movie, self._store)

@@ -152,6 +152,8 @@ def _checked(members: Members, current: Movie | None) -> tuple[MovieDraft, list[
         genre=_text(members, "genre", faults, shortest=1, longest=MAX_GENRE),
     )
     for name in [name for name in members if name not in _CLIENT_FIELDS]:
+        if len(faults) >= MAX_FAULTS:  # more are not listed, and each takes its time
+            break
         if name not in _SERVER_FIELDS:
             faults.append(_fault(name, "unknown_member", "is not a member of a movie"))
         elif not _restates(name, members[name], current):

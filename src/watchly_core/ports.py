@@ -14,7 +14,7 @@ from typing import IO, Protocol, TypeAlias, runtime_checkable
 from watchly_core.events import Event
 from watchly_core.images import Image, ImageRecord, Measured
 from watchly_core.movies import Movie, MovieDraft
-from watchly_core.queries import MovieQuery, Page
+from watchly_core.queries import GenreCount, MovieQuery, Page
 
 #: The present time.
 Clock: TypeAlias = Callable[[], datetime]
@@ -32,11 +32,23 @@ class MovieQueries(Protocol):
         ...
 
     async def find(self, query: MovieQuery) -> Page:
-        """One page of the query's movies, in its order; empty when nothing fits."""
+        """One page of the query's movies, in its order; empty when nothing fits.
+
+        What a search means, and the order of what it finds, is `text.Search`: its tiers, and where no
+        movie at all is in one, its similar tiers. A query with a cursor goes on as its first page began.
+        """
+        ...
+
+    async def count(self, query: MovieQuery) -> int:
+        """How many movies the query finds on all its pages together, whatever its limit and cursor."""
+        ...
+
+    async def genres(self, query: MovieQuery) -> Sequence[GenreCount]:
+        """The genres of those movies, the most frequent first, then by code point; no genre is none."""
         ...
 
     def export(self, query: MovieQuery) -> AsyncGenerator[Movie, None]:
-        """All of the query's movies in its order as of one moment, whatever its limit, streamed.
+        """All of the query's movies in its order as of one moment, whatever its limit and cursor, streamed.
 
         Closing it early frees what it holds.
         """
@@ -67,7 +79,7 @@ class MovieRepository(Protocol):
         ...
 
     async def replace(self, movie: Movie) -> None:
-        """Store `movie` in place of the one with its id.
+        """Store `movie` in place of the one with its id; its `version` is another one.
 
         Raises:
             MovieNotFound: there is none.

@@ -8,7 +8,7 @@ import importlib
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import aclosing, asynccontextmanager, closing
 from pathlib import Path
 from typing import Final, LiteralString, cast
 
@@ -21,8 +21,8 @@ from psycopg.rows import DictRow, TupleRow, dict_row
 
 from watchly_adapters.embedded import EmbeddedPostgres
 from watchly_adapters.postgres import PostgresDatabase, PostgresTransaction, PostgresTransactions, migrate
-from watchly_adapters.postgres.movies import PostgresMovieQueries
 from watchly_adapters.postgres.pool import Connection, Pool, connect
+from watchly_adapters.postgres.queries import PostgresMovieQueries
 from watchly_core.errors import Misconfigured, MovieNotFound, Unavailable
 from watchly_core.events import MovieAdded, MovieRevised
 from watchly_core.images import Image, ImageRecord, ImageState, new_key
@@ -186,6 +186,20 @@ async def test_an_exhausted_pool_says_so_in_time(database_url: str, monkeypatch:
             assert {str(result) for result in results} == {"database: no connection became free in time"}
         assert await database.queries.get(added.id) == added
         await database.ping()
+
+
+async def test_exports_leave_connections_for_others(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODULE, "_ACQUIRE_TIMEOUT", 0.2)
+    async with PostgresDatabase(database_url, max_size=2) as database:
+        added = await add(database.transactions)
+        async with aclosing(database.queries.export(MovieQuery())) as slow:
+            assert await anext(slow) == added
+            with pytest.raises(Unavailable, match="too many exports"):
+                await anext(database.queries.export(MovieQuery()))
+            assert await database.queries.get(added.id) == added
+        assert [movie async for movie in database.queries.export(MovieQuery())] == [added]
 
 
 async def test_callers_that_would_wait_for_too_long_are_turned_away(

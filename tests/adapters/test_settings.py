@@ -32,6 +32,7 @@ DEFAULTS: Mapping[str, object] = {
     "allowed_hosts": (),
     "max_json_bytes": 1_000_000,
     "max_image_bytes": 500_000_000,
+    "max_import_bytes": 1_000_000_000,
     "max_page_limit": 200,
     "drain_timeout": timedelta(seconds=10),
     "image_grace": timedelta(days=30),
@@ -172,7 +173,7 @@ def test_a_good_value_is_taken(variable: str, text: str, value: object) -> None:
     ],
 )
 def test_sizes(text: str, size: int) -> None:
-    for variable in ("MAX_JSON_BYTES", "MAX_IMAGE_BYTES"):
+    for variable in ("MAX_JSON_BYTES", "MAX_IMAGE_BYTES", "MAX_IMPORT_BYTES"):
         assert getattr(read_settings({variable: text}), field(variable)) == size
 
 
@@ -263,6 +264,7 @@ EXAMPLES = {
     "ALLOWED_HOSTS": "movies.example,www.movies.example",
     "MAX_JSON_BYTES": "1 MB",
     "MAX_IMAGE_BYTES": "500 MB",
+    "MAX_IMPORT_BYTES": "1 GB",
     "MAX_PAGE_LIMIT": "200",
     "DRAIN_TIMEOUT": "10 s",
     "IMAGE_GRACE": "30 days",
@@ -365,6 +367,7 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("MAX_JSON_BYTES", _SIZE, ["1.5 MB", "-1", "MB", "1 TB", "1  MB", "1 000", "many", "9" * 5000]),
     ("MAX_JSON_BYTES", "must be more than 0", ["0", "0 MB"]),
     ("MAX_IMAGE_BYTES", _SIZE, ["1 m", "1,000"]),
+    ("MAX_IMPORT_BYTES", _SIZE, ["1 TB", "1.5 GB"]),
     ("MAX_IMAGE_BYTES", "must be more than 0", ["0"]),
     ("MAX_PAGE_LIMIT", "must be an integer from 1 to 10000", ["0", "10001", "00000000010001"]),
     ("DRAIN_TIMEOUT", _DURATION, ["ten", "-1 s", "1 week", "1.5 h", "1 mb"]),

@@ -12,6 +12,7 @@ from typing import IO
 
 import msgspec
 import pytest
+from tests.legacy import leave
 
 from watchly_adapters.filesystem import FilesystemImages
 from watchly_adapters.headers import HeaderInspector
@@ -307,9 +308,8 @@ async def test_an_image_takes_the_place_of_another(house: House) -> None:
 async def test_an_image_takes_the_place_of_a_url_of_an_older_system(house: House) -> None:
     async with house.store.transactions() as tx:
         added = await tx.movies.add(MovieDraft(title="x"), NOON)
-        await tx.movies.replace(
-            msgspec.structs.replace(added, title=" ", image_url="http://old/x.jpg", updated_at=None)
-        )
+        old = msgspec.structs.replace(added, title=" ", image_url="http://old/x.jpg", updated_at=None)
+        await leave(tx, old)
     movie = await house.gallery().attach(added.id, chunks(PNG), "image/png")
     assert (movie.title, movie.image_url) == (" ", f"https://films.example/images/{house.keys[0]}")
     assert await house.unsettled() == []
@@ -581,7 +581,7 @@ async def test_an_image_is_detached(house: House, version: int | None) -> None:
 async def test_a_url_of_an_older_system_is_detached(house: House) -> None:
     async with house.store.transactions() as tx:
         added = await tx.movies.add(MovieDraft(title="Heat"), NOON)
-        await tx.movies.replace(msgspec.structs.replace(added, image_url="http://old/x.jpg"))
+        await leave(tx, msgspec.structs.replace(added, image_url="http://old/x.jpg"))
     at = house.wait()
     await house.gallery().detach(added.id)
     bare = msgspec.structs.replace(added, version=2, updated_at=at)

@@ -16,7 +16,7 @@ from watchly_adapters.testing.stores import Failure
 from watchly_core.ports import Transaction
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-OPTIONS = settings(max_examples=5_000 if LONG else 50, stateful_step_count=100 if LONG else 60)
+OPTIONS = settings(max_examples=5_000 if LONG else 35, stateful_step_count=100 if LONG else 60)
 
 pytestmark = pytest.mark.timeout(7_200 if LONG else 120)
 
@@ -56,7 +56,9 @@ def test_postgres_answers_as_memory_does(database_url: str, capsys: pytest.Captu
     @asynccontextmanager
     async def postgres() -> AsyncIterator[PostgresDatabase]:
         async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
-            await connection.execute("TRUNCATE movies, images, events RESTART IDENTITY")
+            # The words go as well. That those of movies which are gone do no harm is seen within a history;
+            # between histories they would make one depend on those before it, and no longer repeat alone.
+            await connection.execute("TRUNCATE movies, images, events, trigrams RESTART IDENTITY")
         async with PostgresDatabase(database_url) as database:
             yield database
 

@@ -6,6 +6,8 @@ from watchly_adapters.memory import MemoryDatabase
 from watchly_adapters.postgres import PostgresDatabase
 from watchly_adapters.testing.event_logs import EventLogContract
 from watchly_adapters.testing.image_ledgers import ImageLedgerContract
+from watchly_adapters.testing.movie_lists import MovieListContract
+from watchly_adapters.testing.movie_searches import MovieSearchContract
 from watchly_adapters.testing.movie_stores import MovieStoreContract
 
 
@@ -26,6 +28,22 @@ class TestMoviesInMemory(_InMemory, MovieStoreContract):
 
 
 class TestMoviesInPostgres(_InPostgres, MovieStoreContract):
+    pass
+
+
+class TestListsInMemory(_InMemory, MovieListContract):
+    pass
+
+
+class TestListsInPostgres(_InPostgres, MovieListContract):
+    pass
+
+
+class TestSearchesInMemory(_InMemory, MovieSearchContract):
+    pass
+
+
+class TestSearchesInPostgres(_InPostgres, MovieSearchContract):
     pass
 
 

@@ -23,7 +23,8 @@ from watchly_adapters.pillow import PillowInspector
 from watchly_adapters.postgres import PostgresDatabase, PostgresTransaction, PostgresTransactions
 from watchly_adapters.postgres.events import PostgresEvents
 from watchly_adapters.postgres.images import PostgresImageLedger
-from watchly_adapters.postgres.movies import PostgresMovieQueries, PostgresMovies
+from watchly_adapters.postgres.movies import PostgresMovies
+from watchly_adapters.postgres.queries import PostgresMovieQueries
 from watchly_adapters.testing.histories import StoreFactory
 from watchly_adapters.testing.image_stores import ServedStore
 from watchly_adapters.testing.stores import Store

@@ -10,8 +10,9 @@ from typing import Self
 from watchly_adapters.postgres.events import PostgresEvents
 from watchly_adapters.postgres.images import PostgresImageLedger
 from watchly_adapters.postgres.migrate import migrate
-from watchly_adapters.postgres.movies import PostgresMovieQueries, PostgresMovies
+from watchly_adapters.postgres.movies import PostgresMovies
 from watchly_adapters.postgres.pool import HostConnection, Pool
+from watchly_adapters.postgres.queries import PostgresMovieQueries
 
 __all__ = ["PostgresDatabase", "PostgresTransaction", "migrate"]
 

@@ -3,26 +3,36 @@
 Each file is applied once, in one transaction, and noted in the table `watchly_migrations`. An earlier
 version of Watchly, and the system that the table comes from, keep running meanwhile: a file only adds,
 and waits for a lock no longer than `lock_timeout`, so that it never makes others queue behind it.
+
+A file whose first line says so is applied outside a transaction, statement by statement: it builds
+indexes, which takes long and holds nobody up. One that was cut off is begun again: what it has built
+stays, and what it left half built is dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from typing import Final
 
 import msgspec
 import psycopg
+from psycopg import sql
 
 from watchly_adapters.postgres.pool import START_WAIT, Connection, connect, translated
+from watchly_adapters.postgres.reindex import reindex_rows
 from watchly_core.errors import Misconfigured, Unavailable
 
 #: The advisory lock that one migrator holds at a time: "watchly" as a number.
 _LOCK: Final = 0x7761_7463_686C_79
-#: Seconds to wait for another migrator, and then for the locks of the tables.
+#: Seconds to wait for the locks of the tables.
 _WAIT: Final = 60.0
+#: Seconds to wait for another migrator, which may have a million rows to index, and for transactions that
+#: were open before an index is built.
+_LONG_WAIT: Final = 600.0
 _INTERVAL: Final = 0.2
 #: While a migration waits for a table everybody else waits behind it: so it does for a moment, seldom.
 _SET_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '500ms'"
@@ -38,6 +48,27 @@ _CREATE: Final = """
 _APPLIED: Final = "SELECT number FROM watchly_migrations"
 _NOTE: Final = "INSERT INTO watchly_migrations (number, name) VALUES (%s, %s)"
 _TRY_LOCK: Final = "SELECT pg_try_advisory_lock(%s)"
+# A server's usual limit is one for queries: an index takes as long as it takes. Waiting for locks does not.
+_SET_TIMEOUTS: Final = """
+    SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', %s, false)
+"""
+# Otherwise a server notices that its client was killed when it has done, and holds the lock until then.
+_SET_CHECK: Final = "SET client_connection_check_interval = '5s'"
+
+#: The file that makes the columns which `reindex` fills.
+_SEARCH: Final = 5
+
+_OUTSIDE: Final = b"-- watchly: outside a transaction\n"
+_COMMENT: Final = re.compile(rb"^--.*\n", re.MULTILINE)
+_CREATE_INDEX: Final = re.compile(r"CREATE INDEX CONCURRENTLY IF NOT EXISTS (\w+) ON (\w+)\s")
+# An index lies in the schema of its table, wherever on the search path that is.
+_HALF_BUILT: Final = """
+    SELECT nspname, relname
+    FROM pg_index
+    JOIN pg_class ON pg_class.oid = indexrelid
+    JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relname = %s AND indrelid = to_regclass(%s) AND NOT indisvalid
+"""
 
 
 class Migration(msgspec.Struct, frozen=True):
@@ -46,6 +77,16 @@ class Migration(msgspec.Struct, frozen=True):
     number: int
     name: str
     statements: bytes
+
+    @property
+    def outside(self) -> bool:
+        """Whether it is applied outside a transaction."""
+        return self.statements.startswith(_OUTSIDE)
+
+    def apart(self) -> list[bytes]:
+        """Its statements one by one; each ends with a semicolon at the end of a line."""
+        parts = re.split(rb";\s*\n", _COMMENT.sub(b"", self.statements) + b"\n")
+        return [part.strip() for part in parts if part.strip()]
 
 
 def migrations() -> list[Migration]:
@@ -62,7 +103,7 @@ async def migrate(url: str, *, wait: float = START_WAIT) -> list[str]:
     """Apply what is missing; returns the names of what was applied, such as ``0001_movies``.
 
     Any number of processes may call it at once. A table `movies` of an older system is adopted in
-    place, with its rows.
+    place, with its rows. Rows that other programs wrote are made searchable, see `reindex`.
 
     Args:
         url: a PostgreSQL URL or conninfo string.
@@ -75,15 +116,21 @@ async def migrate(url: str, *, wait: float = START_WAIT) -> list[str]:
     connection = await connect(url, wait=wait)
     with translated():
         async with connection:
-            deadline = asyncio.get_running_loop().time() + _WAIT
-            await _lock(connection, deadline)
+            await _set_up(connection)
+            await _lock(connection)
             await _require_utf8(connection)
             with _refused("this database cannot be migrated"):
                 await connection.execute(_CREATE)
             applied = await _applied(connection)
             missing = [migration for migration in migrations() if migration.number not in applied]
             for migration in missing:
-                await _apply(connection, migration, deadline)
+                if migration.outside:
+                    # Rows are cheaper to fill before there are indexes on what is filled.
+                    await _fill(connection)
+                    await _build(connection, migration)
+                else:
+                    await _apply(connection, migration)
+            await _fill(connection)
             return [_label(migration) for migration in missing]
 
 
@@ -107,16 +154,27 @@ async def _applied(connection: Connection) -> set[int]:
     return {number for (number,) in await (await connection.execute(_APPLIED)).fetchall()}
 
 
-async def _lock(connection: Connection, deadline: float) -> None:
+async def _set_up(connection: Connection) -> None:
+    await connection.execute(_SET_TIMEOUTS, (f"{_LONG_WAIT * 1000:.0f}",))
+    # Not every system can tell.
+    with suppress(psycopg.errors.InvalidParameterValue):
+        await connection.execute(_SET_CHECK)
+
+
+async def _lock(connection: Connection) -> None:
     # Polled: a session that waits inside pg_advisory_lock deadlocks with CREATE INDEX CONCURRENTLY.
+    deadline = asyncio.get_running_loop().time() + _LONG_WAIT
     while True:
         cursor = await connection.execute(_TRY_LOCK, (_LOCK,))
         if await cursor.fetchone() == (True,):
             return
-        await _pause(deadline, _INTERVAL, "another process has been migrating this database for too long")
+        if asyncio.get_running_loop().time() + _INTERVAL > deadline:
+            raise _out_of_patience("another process has been migrating this database", _LONG_WAIT)
+        await asyncio.sleep(_INTERVAL)
 
 
-async def _apply(connection: Connection, migration: Migration, deadline: float) -> None:
+async def _apply(connection: Connection, migration: Migration) -> None:
+    deadline = asyncio.get_running_loop().time() + _WAIT
     while True:
         try:
             with _refused(f"migration {_label(migration)} cannot be applied to this database"):
@@ -125,9 +183,43 @@ async def _apply(connection: Connection, migration: Migration, deadline: float) 
                     await connection.execute(migration.statements)
                     await connection.execute(_NOTE, (migration.number, migration.name))
         except psycopg.errors.LockNotAvailable:
-            await _pause(deadline, _LOCK_INTERVAL, f"migration {_label(migration)} could not lock its table")
+            if asyncio.get_running_loop().time() + _LOCK_INTERVAL > deadline:
+                raise _out_of_patience(
+                    f"migration {_label(migration)} could not lock its table", _WAIT
+                ) from None
+            await asyncio.sleep(_LOCK_INTERVAL)
         else:
             return
+
+
+async def _build(connection: Connection, migration: Migration) -> None:
+    """Apply a file outside a transaction. Its indexes wait for transactions that were open before."""
+    try:
+        with _refused(f"migration {_label(migration)} cannot be applied to this database"):
+            for statement in migration.apart():
+                await _drop_half_built(connection, statement)
+                await connection.execute(statement)
+            await connection.execute(_NOTE, (migration.number, migration.name))
+    except psycopg.errors.LockNotAvailable:
+        raise _out_of_patience(
+            f"migration {_label(migration)} could not be finished, for others keep transactions open",
+            _LONG_WAIT,
+        ) from None
+
+
+async def _drop_half_built(connection: Connection, statement: bytes) -> None:
+    """Drop the index that `statement` makes if a build left it half done: it would pass for made."""
+    if named := _CREATE_INDEX.match(statement.decode()):
+        for found in await (await connection.execute(_HALF_BUILT, named.groups())).fetchall():
+            drop = sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(*found))
+            await connection.execute(drop)
+
+
+async def _fill(connection: Connection) -> None:
+    """Make the rows searchable that other programs wrote; before the columns for it are there, none is."""
+    if _SEARCH in await _applied(connection):
+        with _refused("the rows of this database cannot be indexed"):
+            await reindex_rows(connection)
 
 
 async def _require_utf8(connection: Connection) -> None:
@@ -144,14 +236,12 @@ def _refused(what: str) -> Iterator[None]:
     """Say in one line why the server takes no such change: a right is missing, or a table is another one."""
     try:
         yield
-    except psycopg.ProgrammingError as error:
+    except (psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
         raise Misconfigured(f"DATABASE_URL: {what}: {str(error).splitlines()[0]}") from error
 
 
-async def _pause(deadline: float, seconds: float, reason: str) -> None:
-    if asyncio.get_running_loop().time() + seconds > deadline:
-        raise Unavailable("database", f"{reason} (waited {_WAIT:g} s); try again when it is quieter")
-    await asyncio.sleep(seconds)
+def _out_of_patience(reason: str, waited: float) -> Unavailable:
+    return Unavailable("database", f"{reason} (waited {waited:g} s); try again when it is quieter")
 
 
 def _label(migration: Migration) -> str:

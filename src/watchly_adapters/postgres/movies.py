@@ -1,11 +1,12 @@
-"""Movies in PostgreSQL: the read side and the repository.
+"""Movies in PostgreSQL: their rows, and the repository.
 
 Times are stored as the older system stored them, without a zone and in UTC.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -13,28 +14,42 @@ import msgspec
 from psycopg import AsyncCursor
 from psycopg.rows import args_row, scalar_row, tuple_row
 
-from watchly_adapters.postgres.events import read_history
-from watchly_adapters.postgres.pool import Connection, HostConnection, Pool, cursor
+from watchly_adapters.postgres.pool import HostConnection, cursor
+from watchly_adapters.postgres.vocabulary import SELECT_UNKNOWN, Vocabulary, tsvector
 from watchly_core.errors import MovieNotFound, Unavailable
-from watchly_core.events import Event
 from watchly_core.images import Image
-from watchly_core.movies import MAX_ID, Movie, MovieDraft
-from watchly_core.queries import MovieQuery, Page
+from watchly_core.movies import Movie, MovieDraft
+from watchly_core.text import entries, title_key, vocabulary
 
+#: Times that no calendar of ours holds are read as none.
+CREATED_AT: Final = """
+    (CASE WHEN created_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN created_at END)
+"""
+UPDATED_AT: Final = """
+    (CASE WHEN updated_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN updated_at END)
+"""
 #: The columns of `Movie`, in the order of its fields.
-_COLUMNS: Final = """
-    id, title, description, release_year, genre, image_url, image::text, version,
-    CASE WHEN created_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN created_at END,
-    CASE WHEN updated_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN updated_at END
-"""
-_GET: Final = "SELECT" + _COLUMNS + "FROM movies WHERE id = %s"
-_GET_LOCKED: Final = _GET + " FOR UPDATE"
-_FIND: Final = "SELECT" + _COLUMNS + "FROM movies WHERE id > %s ORDER BY id LIMIT %s"
-_EXPORT: Final = "SELECT" + _COLUMNS + "FROM movies WHERE id > %s ORDER BY id"
-_ADD: Final = """
-    INSERT INTO movies (title, description, release_year, genre, version, created_at, updated_at)
-    VALUES (%s, %s, %s, %s, 1, %s, %s) RETURNING id
-"""
+COLUMNS: Final = (
+    " id, title, description, release_year, genre, image_url, image::text AS image, version, "
+    + CREATED_AT
+    + " AS created_at, "
+    + UPDATED_AT
+    + " AS updated_at "
+)
+GET: Final = "SELECT" + COLUMNS + "FROM movies WHERE id = %s"
+_GET_LOCKED: Final = GET + " FOR UPDATE"
+_UNKNOWN: Final = "ARRAY(" + SELECT_UNKNOWN + ")"
+_ADD: Final = (
+    """
+    INSERT INTO movies (
+        title, description, release_year, genre, version, created_at, updated_at,
+        title_key, search, search_version
+    )
+    VALUES (%s, %s, %s, %s, 1, %s, %s, %s, %s::tsvector, 1)
+    RETURNING id,
+    """
+    + _UNKNOWN
+)
 # The sequence of an adopted table may have any name.
 _NEXT_IDS: Final = """
     SELECT nextval(coalesce(
@@ -46,24 +61,29 @@ _NEXT_IDS: Final = """
     )) FROM generate_series(1, %s)
 """
 _LOAD: Final = """
-    COPY movies (id, title, description, release_year, genre, version, created_at, updated_at) FROM STDIN
+    COPY movies (
+        id, title, description, release_year, genre, version, created_at, updated_at,
+        title_key, search, search_version
+    ) FROM STDIN
 """
-_REPLACE: Final = """
+_REPLACE: Final = (
+    """
     UPDATE movies
     SET title = %s, description = %s, release_year = %s, genre = %s, image_url = %s,
-        image = %s::text::jsonb, version = %s, created_at = %s, updated_at = %s
+        image = %s::text::jsonb, version = %s, created_at = %s, updated_at = %s,
+        title_key = %s, search = %s::tsvector, search_version = %s
     WHERE id = %s
-"""
+    RETURNING
+    """
+    + _UNKNOWN
+)
 _REMOVE: Final = "DELETE FROM movies WHERE id = %s"
-
-#: Rows that an export fetches at once.
-_EXPORT_BATCH: Final = 500
 
 _encode_image = msgspec.json.Encoder().encode
 _decode_image = msgspec.json.Decoder(Image).decode
 
 
-def _movie(  # noqa: PLR0913, PLR0917 - a row
+def as_movie(  # noqa: PLR0913, PLR0917 - a row
     movie_id: int,
     title: str,
     description: str | None,
@@ -75,6 +95,7 @@ def _movie(  # noqa: PLR0913, PLR0917 - a row
     created_at: datetime | None,
     updated_at: datetime | None,
 ) -> Movie:
+    """A row of `COLUMNS` as a movie."""
     return Movie(
         movie_id,
         title,
@@ -89,61 +110,14 @@ def _movie(  # noqa: PLR0913, PLR0917 - a row
     )
 
 
-def _stored(at: datetime | None) -> datetime | None:
+def stored_time(at: datetime | None) -> datetime | None:
+    """A time as the table holds it."""
     return None if at is None else at.astimezone(UTC).replace(tzinfo=None)
 
 
-def _cursor(connection: HostConnection) -> AsyncCursor[Movie]:
-    return cursor(connection, args_row(_movie), binary=True)
-
-
-class PostgresMovieQueries:
-    """Satisfies `ports.MovieQueries`: each call is one statement in autocommit."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-
-    async def get(self, movie_id: int) -> Movie:
-        """See the port."""
-
-        async def read(connection: Connection) -> Movie | None:
-            async with _cursor(connection) as cursor:
-                await cursor.execute(_GET, (movie_id,))
-                return await cursor.fetchone()
-
-        movie = await self._pool.read(read)
-        if movie is None:
-            raise MovieNotFound(movie_id)
-        return movie
-
-    async def find(self, query: MovieQuery) -> Page:
-        """See the port."""
-
-        async def read(connection: Connection) -> list[Movie]:
-            async with _cursor(connection) as cursor:
-                await cursor.execute(_FIND, (query.after_id, min(query.limit, MAX_ID) + 1))
-                return await cursor.fetchall()
-
-        return Page.of(await self._pool.read(read), query)
-
-    async def export(self, query: MovieQuery) -> AsyncGenerator[Movie, None]:
-        """See the port."""
-        async with (
-            self._pool.transaction() as connection,
-            connection.cursor("export", binary=True, row_factory=args_row(_movie)) as cursor,
-        ):
-            cursor.itersize = _EXPORT_BATCH
-            await cursor.execute(_EXPORT, (query.after_id,))
-            async for movie in cursor:
-                yield movie
-
-    async def history(self, movie_id: int) -> Sequence[Event]:
-        """See the port."""
-        return await self._pool.read(lambda connection: read_history(connection, movie_id))
-
-
-def _scalar_cursor(connection: HostConnection) -> AsyncCursor[int]:
-    return cursor(connection, scalar_row)
+def movie_cursor(connection: HostConnection) -> AsyncCursor[Movie]:
+    """A cursor whose rows of `COLUMNS` are movies."""
+    return cursor(connection, args_row(as_movie), binary=True)
 
 
 class PostgresMovies:
@@ -151,45 +125,55 @@ class PostgresMovies:
 
     def __init__(self, connection: HostConnection) -> None:
         self._connection = connection
+        self._vocabulary = Vocabulary(connection)
 
     async def add(self, draft: MovieDraft, at: datetime) -> Movie:
         """See the port."""
-        async with _scalar_cursor(self._connection) as cursor:
-            stored = _stored(at)
-            await cursor.execute(
-                _ADD, (draft.title, draft.description, draft.release_year, draft.genre, stored, stored)
+        found = entries(draft.title, draft.description)
+        stored = stored_time(at)
+        async with cursor(self._connection, args_row(_added)) as sink:
+            await sink.execute(
+                _ADD,
+                (
+                    draft.title,
+                    draft.description,
+                    draft.release_year,
+                    draft.genre,
+                    stored,
+                    stored,
+                    title_key(draft.title),
+                    tsvector(found),
+                    vocabulary(found),
+                ),
             )
-            return _added(await cursor.fetchone(), draft, at)
+            row = await sink.fetchone()
+        if row is None:  # RETURNING gives a row for each that is inserted
+            raise Unavailable("database", "an insert gave no id")
+        movie_id, unknown = row
+        await self._vocabulary.add(unknown)
+        return _new(movie_id, draft, at)
 
     async def add_many(self, drafts: Sequence[MovieDraft], at: datetime) -> Sequence[Movie]:
         """See the port."""
-        async with _scalar_cursor(self._connection) as cursor:
-            await cursor.execute(_NEXT_IDS, (len(drafts),))
-            ids = await cursor.fetchall()
-            movies = [_added(movie_id, draft, at) for movie_id, draft in zip(ids, drafts, strict=True)]
+        async with cursor(self._connection, scalar_row) as sink:
+            await sink.execute(_NEXT_IDS, (len(drafts),))
+            ids: list[int] = await sink.fetchall()
+            movies = [_new(movie_id, draft, at) for movie_id, draft in zip(ids, drafts, strict=True)]
             # As text: psycopg would format the same moment twice for each row.
-            stored = str(_stored(at))
-            async with cursor.copy(_LOAD) as copy:
-                for movie in movies:
-                    await copy.write_row(
-                        (
-                            movie.id,
-                            movie.title,
-                            movie.description,
-                            movie.release_year,
-                            movie.genre,
-                            1,
-                            stored,
-                            stored,
-                        )
-                    )
+            stored = str(stored_time(at))
+            # In a thread, for it takes a while: others go on meanwhile.
+            rows, words = await asyncio.to_thread(_rows, movies, stored)
+            async with sink.copy(_LOAD) as copy:
+                for row in rows:
+                    await copy.write_row(row)
+        await self._vocabulary.learn(words)
         return movies
 
     async def get(self, movie_id: int) -> Movie:
         """See the port."""
-        async with _cursor(self._connection) as cursor:
-            await cursor.execute(_GET_LOCKED, (movie_id,))
-            movie = await cursor.fetchone()
+        async with movie_cursor(self._connection) as asked:
+            await asked.execute(_GET_LOCKED, (movie_id,))
+            movie = await asked.fetchone()
         if movie is None:
             raise MovieNotFound(movie_id)
         return movie
@@ -197,23 +181,31 @@ class PostgresMovies:
     async def replace(self, movie: Movie) -> None:
         """See the port."""
         image = None if movie.image is None else _encode_image(movie.image).decode()
-        done = await cursor(self._connection, tuple_row).execute(
-            _REPLACE,
-            (
-                movie.title,
-                movie.description,
-                movie.release_year,
-                movie.genre,
-                movie.image_url,
-                image,
-                movie.version,
-                _stored(movie.created_at),
-                _stored(movie.updated_at),
-                movie.id,
-            ),
-        )
-        if not done.rowcount:
+        found = entries(movie.title, movie.description)
+        async with cursor(self._connection, scalar_row) as sink:
+            await sink.execute(
+                _REPLACE,
+                (
+                    movie.title,
+                    movie.description,
+                    movie.release_year,
+                    movie.genre,
+                    movie.image_url,
+                    image,
+                    movie.version,
+                    stored_time(movie.created_at),
+                    stored_time(movie.updated_at),
+                    title_key(movie.title),
+                    tsvector(found),
+                    movie.version,
+                    movie.id,
+                    vocabulary(found),
+                ),
+            )
+            unknown: list[str] | None = await sink.fetchone()
+        if unknown is None:
             raise MovieNotFound(movie.id)
+        await self._vocabulary.add(unknown)
 
     async def remove(self, movie_id: int) -> None:
         """See the port."""
@@ -222,9 +214,24 @@ class PostgresMovies:
             raise MovieNotFound(movie_id)
 
 
-def _added(movie_id: int | None, draft: MovieDraft, at: datetime) -> Movie:
-    if movie_id is None:  # RETURNING gives a row for each that is inserted
-        raise Unavailable("database", "an insert gave no id")
+def _added(movie_id: int, unknown: list[str]) -> tuple[int, list[str]]:
+    return movie_id, unknown
+
+
+def _new(movie_id: int, draft: MovieDraft, at: datetime) -> Movie:
     return Movie(
         movie_id, draft.title, draft.description, draft.release_year, draft.genre, None, None, 1, at, at
     )
+
+
+def _rows(movies: Sequence[Movie], stored: str) -> tuple[list[tuple[object, ...]], set[str]]:
+    """The rows of new movies for COPY, and the words in them."""
+    rows: list[tuple[object, ...]] = []
+    words: set[str] = set()
+    for movie in movies:
+        found = entries(movie.title, movie.description)
+        words.update(vocabulary(found))
+        key, search = title_key(movie.title), tsvector(found)
+        client = (movie.title, movie.description, movie.release_year, movie.genre)
+        rows.append((movie.id, *client, 1, stored, stored, key, search, 1))
+    return rows, words

@@ -159,6 +159,7 @@ class Pool:
             },
             name="watchly",
         )
+        self._streams = asyncio.Semaphore(max(1, max_size // 2))
 
     async def open(self) -> None:
         """Start connecting; connections that fail are tried again in the background."""
@@ -193,6 +194,26 @@ class Pool:
                     if connection.broken:
                         await self._pool.check()
                     raise
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[Connection]:
+        """Lend a connection as `transaction` does, for as long as somebody takes what it gives.
+
+        At most half of the connections are lent so: slow readers must not keep everybody else waiting.
+
+        Raises:
+            Unavailable: as there, or too many streams are under way.
+        """
+        try:
+            async with asyncio.timeout(_ACQUIRE_TIMEOUT):
+                await self._streams.acquire()
+        except TimeoutError:
+            raise Unavailable("database", "too many exports are under way") from None
+        try:
+            async with self.transaction() as connection:
+                yield connection
+        finally:
+            self._streams.release()
 
     async def _begin(self, stack: AsyncExitStack) -> Connection:
         async with AsyncExitStack() as attempt:

@@ -10,8 +10,32 @@ CREATE TABLE movies (
     created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP,
     updated_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP,
     image jsonb,
-    version integer NOT NULL DEFAULT 1
+    version integer NOT NULL DEFAULT 1,
+    title_key text COLLATE "C",
+    search tsvector,
+    search_version integer
 );
+
+CREATE INDEX watchly_movies_search ON movies USING gin (search);
+CREATE INDEX watchly_movies_title ON movies (title_key, title COLLATE "C", id);
+CREATE INDEX watchly_movies_release_year ON movies (release_year, id);
+CREATE INDEX watchly_movies_release_year_down ON movies (release_year DESC, id);
+CREATE INDEX watchly_movies_created_at ON movies (
+    (CASE WHEN created_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN created_at END), id
+);
+CREATE INDEX watchly_movies_created_at_down ON movies (
+    (CASE WHEN created_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN created_at END) DESC,
+    id
+);
+CREATE INDEX watchly_movies_updated_at ON movies (
+    (CASE WHEN updated_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN updated_at END), id
+);
+CREATE INDEX watchly_movies_updated_at_down ON movies (
+    (CASE WHEN updated_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN updated_at END) DESC,
+    id
+);
+CREATE INDEX watchly_movies_genre ON movies (genre, id);
+CREATE INDEX watchly_movies_unsearched ON movies (id) WHERE search_version IS NULL;
 
 CREATE TABLE images (
     key text PRIMARY KEY,
@@ -39,3 +63,49 @@ CREATE TABLE events (
     movie json NOT NULL,
     UNIQUE (movie_id, version)
 );
+
+CREATE TABLE trigrams (
+    trigram text COLLATE "C" NOT NULL,
+    word text COLLATE "C" NOT NULL,
+    size integer NOT NULL
+);
+CREATE INDEX trigrams_trigram ON trigrams (trigram, word) INCLUDE (size);
+
+CREATE FUNCTION watchly_note_foreign_write() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.version = OLD.version THEN
+        NEW.version := OLD.version + 1;
+    END IF;
+    NEW.title_key := NULL;
+    NEW.search := NULL;
+    NEW.search_version := NULL;
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER watchly_note_foreign_write BEFORE UPDATE ON movies FOR EACH ROW
+WHEN (
+    (NEW.version = OLD.version OR NEW.search_version IS DISTINCT FROM NEW.version)
+    AND (
+        NEW.id, NEW.version, NEW.title, NEW.description, NEW.release_year, NEW.genre,
+        NEW.image_url, NEW.image, NEW.created_at, NEW.updated_at
+    ) IS DISTINCT FROM (
+        OLD.id, OLD.version, OLD.title, OLD.description, OLD.release_year, OLD.genre,
+        OLD.image_url, OLD.image, OLD.created_at, OLD.updated_at
+    )
+)
+EXECUTE FUNCTION watchly_note_foreign_write();
+
+CREATE FUNCTION watchly_keep_updated_at() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.updated_at := OLD.updated_at;
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER watchly_keep_updated_at BEFORE UPDATE ON movies FOR EACH ROW
+WHEN (
+    NEW.version = OLD.version AND NEW.search_version = NEW.version AND OLD.search_version IS NULL
+    AND NEW.updated_at IS DISTINCT FROM OLD.updated_at
+)
+EXECUTE FUNCTION watchly_keep_updated_at();

@@ -17,10 +17,12 @@ A difference fails with the shortest history that shows it, printed as the calls
 
 A history is one transaction after another, committed or failed: movies are added singly and in bulk,
 replaced and removed, events appended, images noted, moved, found due and forgotten, under ids and keys
-that are there and that are not. Pages, exports and histories of movies are read at any moment, in the
-middle of transactions as well, and everything is read after each of them. What no caller may do does
-not occur: events of a movie out of the order of their versions, text that UTF-8 cannot hold, the
-character NUL.
+that are there and that are not. Titles and descriptions are made of a few words in many spellings, so
+that searches, exact and mistyped, find some of them. Lists, whatever they search, filter and sort by,
+counts, genres, exports and histories of movies are read at any moment, in the middle of transactions as
+well; lists that were left half-way are taken up again later, from forged cursors too; and everything is
+read after each transaction. What no caller may do does not occur: a movie replaced at its own version,
+events of a movie out of the order of their versions, text that UTF-8 cannot hold, the character NUL.
 
 Ids are compared like all else: they start at 1 and leave out only those of transactions that failed.
 """
@@ -29,13 +31,23 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias, TypeVar
 
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    initialize,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from watchly_adapters.testing.stores import Failure, Store
 from watchly_core.errors import IllegalTransition, ImageNotFound, MovieNotFound, Unavailable, WatchlyError
@@ -43,7 +55,8 @@ from watchly_core.events import Event, ImageAttached, ImageDetached, MovieAdded,
 from watchly_core.images import Image, ImageRecord, ImageState
 from watchly_core.movies import MAX_ID, Movie, MovieDraft
 from watchly_core.ports import Transaction
-from watchly_core.queries import Cursor, MovieQuery, Page
+from watchly_core.queries import SORT_FIELDS, Column, Cursor, MovieQuery, Page, Sort
+from watchly_core.text import title_key
 
 #: Makes a store that is empty and usable inside the context.
 StoreFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[Store]]
@@ -53,6 +66,13 @@ _PATIENCE: Final = 30
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _DOOMSDAY: Final = dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
+
+_T = TypeVar("_T")
+
+
+def _mostly(usual: st.SearchStrategy[_T], seldom: st.SearchStrategy[_T]) -> st.SearchStrategy[_T]:
+    return st.integers(0, 3).flatmap(lambda number: usual if number < 3 else seldom)
+
 
 # Adopted rows break rules, so what is drawn does too.
 _letters = st.sampled_from("aZ é\n\r\t\\'\"%,\x01\x7f\u2028\U0001f3ac") | st.characters(
@@ -67,24 +87,81 @@ _sizes = st.integers(0, 2**63 - 1)
 _KEYS: Final = [digit * 32 for digit in "f0e"]
 _keys = st.sampled_from(_KEYS)
 _few = st.sampled_from([1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 5, 0, MAX_ID])
-_ids = _few | _few | st.integers()
-_moments = st.builds(
-    lambda microseconds: _EPOCH + dt.timedelta(microseconds=microseconds),
-    st.sampled_from([0, 1, 2, 3, 999_999] * 4) | st.integers(0, 4 * 10**15),
-)
+_ids = _mostly(_few, st.integers())
+_microseconds = _mostly(st.sampled_from([0, 1, 2, 3, 999_999]), st.integers(-(10**15), 4 * 10**15))
+_moments = _microseconds.map(lambda microseconds: _EPOCH + dt.timedelta(microseconds=microseconds))
 _some_moment = st.none() | _moments
 
+# A few words, near enough to each other to be mistaken, as they are written and as they are searched.
+_WORDS: Final = ["heat", "heath", "heats", "haet", "amelie", "matrix", "matirx", "spider", "man", "de"]
+_SPELLINGS: Final = [
+    *("Heat", "HEAT", "h\xe9at", "he\u0301at", "Heat's", "H.E.A.T.", "he_at", "\uff28eat", "\u1e9eheat"),
+    *("Am\xe9lie", "AME\u0301LIE", "Spider-Man", "spiderman"),
+    *("\ufdfa", "8\xbd", "\u039c\u03b1\u03c2", "\u6771\u4eac"),
+]
+_MISTYPED: Final = [
+    "heta",
+    "hea",
+    "heaths",
+    "heatt",
+    "amleie",
+    "amely",
+    "matri",
+    "mtarix",
+    "spidre",
+    "mna",
+    "ed",
+]
+_ODD: Final = [
+    *("h", "d", "heat man", "heat & man", "heat:*", "!heat", "'heat'", "spdier-man", "e.t", "8 1", "xyzzy"),
+    *("%", "_", "\\", " ", "\0", "he\0at"),
+]
+_spellings = st.sampled_from(_WORDS) | st.sampled_from(_SPELLINGS)
+_phrases = st.lists(_spellings, min_size=1, max_size=2).map(" ".join)
+_titles = _mostly(_phrases, _texts)
+_descriptions = _mostly(st.none() | _phrases, _texts)
+_genres = _mostly(
+    st.sampled_from(["Crime", "crime", "O'Neil"]),
+    st.sampled_from(["Cr\xefme", "%", ""]) | st.text(_letters, max_size=8),
+)
+_years = _mostly(st.integers(1, 3), st.integers(-MAX_ID - 1, MAX_ID))
+_some_year = _mostly(st.none(), st.none() | _mostly(st.integers(1, 3), st.integers()))
+
+_searched = _mostly(_spellings | st.sampled_from(_MISTYPED), st.sampled_from(_ODD))
+_searches = _mostly(_searched, st.lists(_searched, min_size=2, max_size=3).map(" ".join))
+_sorts = st.lists(
+    st.builds(Sort, st.sampled_from(SORT_FIELDS), st.booleans()),
+    max_size=3,
+    unique_by=lambda sort: sort.field,
+).map(tuple[Sort, ...])
 _queries = st.builds(
     MovieQuery,
+    q=_mostly(st.none() | _searches, _searches | _texts),
+    genre=_mostly(st.none(), st.none() | _genres | _texts),
+    release_year=_mostly(st.none(), _some_year),
+    min_release_year=_some_year,
+    max_release_year=_some_year,
+    sort=_sorts,
     limit=st.integers(1, 5) | st.integers(1, 1_000),
-    cursor=st.none() | st.builds(Cursor, st.integers(0, 12) | st.integers(0, MAX_ID)),
+)
+# Where a forged cursor says that a page ended.
+_positions: st.SearchStrategy[Mapping[Column, int | str | None]] = st.fixed_dictionaries(
+    {
+        "tier": st.integers(0, 25) | st.integers(0, MAX_ID),
+        "id": st.integers(0, 9) | st.integers(-MAX_ID - 1, MAX_ID),
+        "title_key": st.none() | _titles.map(title_key) | _texts,
+        "title": _titles,
+        "release_year": st.none() | _years,
+        "created_at": st.none() | _microseconds,
+        "updated_at": st.none() | _microseconds,
+    }
 )
 _drafts = st.builds(
     MovieDraft,
-    title=_texts,
-    description=_some_text,
-    release_year=st.none() | _integers,
-    genre=st.none() | st.text(_letters, max_size=8),
+    title=_titles,
+    description=_descriptions,
+    release_year=_mostly(_years, st.none()),
+    genre=_mostly(_genres, st.none()),
 )
 _many_drafts = st.lists(_drafts, max_size=3) | st.builds(
     lambda draft, count: [draft] * count, _drafts, st.integers(0, 30)
@@ -200,6 +277,8 @@ class Histories(RuleBasedStateMachine):
         answers: how many answers were compared so far.
     """
 
+    _lists = Bundle[MovieQuery]("lists")
+
     stores: ClassVar[tuple[StoreFactory, StoreFactory]]
     answers: ClassVar[int] = 0
 
@@ -207,6 +286,7 @@ class Histories(RuleBasedStateMachine):
         super().__init__()
         self._open = self._differ = False
         self._versions: dict[int, int] = {}
+        self._version = 1
         self._runner = asyncio.Runner()
         self._runner.run(self._start())
 
@@ -232,25 +312,55 @@ class Histories(RuleBasedStateMachine):
         type(self).answers += 1
         return got
 
+    @initialize(drafts=_mostly(st.lists(_drafts, min_size=4, max_size=20), st.just([])), at=_moments)
+    def stock(self, drafts: list[MovieDraft], at: dt.datetime) -> None:
+        """Begin with something to find."""
+        self.add_many(drafts, at)
+        self.end(None)
+
     # Reading
 
     @rule(movie_id=_ids)
     def get(self, movie_id: int) -> None:
         self._same(lambda side: side.queries.get(movie_id))
 
-    @rule(query=_queries)
-    def find(self, query: MovieQuery) -> None:
-        self._same(lambda side: side.queries.find(query))
+    @rule(target=_lists, query=_queries)
+    def find(self, query: MovieQuery) -> MovieQuery | MultipleResults[MovieQuery]:
+        page = self._same(lambda side: side.queries.find(query))
+        text = page.next_cursor if isinstance(page, Page) else None
+        if text is None:
+            return multiple()
+        return msgspec.structs.replace(query, cursor=Cursor.decode(text))
 
-    @rule(limit=st.integers(1, 5))
-    def find_page_by_page(self, limit: int) -> None:
+    @rule(target=_lists, query=_lists)
+    def go_on(self, query: MovieQuery) -> MovieQuery | MultipleResults[MovieQuery]:
+        return self.find(query)
+
+    @rule(target=_lists, query=_queries, position=_positions, similar=st.booleans())
+    def find_from(
+        self, query: MovieQuery, position: Mapping[Column, int | str | None], similar: bool
+    ) -> MovieQuery | MultipleResults[MovieQuery]:
+        cursor = query.cursor_after(tuple(position[order.column] for order in query.order), similar=similar)
+        return self.find(msgspec.structs.replace(query, cursor=cursor))
+
+    @rule(query=_queries, limit=st.integers(1, 5))
+    def find_page_by_page(self, query: MovieQuery, limit: int) -> None:
         async def pages(side: _Side) -> list[Page]:
-            read = [await side.queries.find(MovieQuery(limit=limit))]
+            read = [await side.queries.find(msgspec.structs.replace(query, limit=limit))]
             while text := read[-1].next_cursor:
-                read.append(await side.queries.find(MovieQuery(limit=limit, cursor=Cursor.decode(text))))
+                following = msgspec.structs.replace(query, limit=limit, cursor=Cursor.decode(text))
+                read.append(await side.queries.find(following))
             return read
 
         self._same(pages)
+
+    @rule(query=_queries | _lists)
+    def count(self, query: MovieQuery) -> None:
+        self._same(lambda side: side.queries.count(query))
+
+    @rule(query=_queries | _lists)
+    def genres(self, query: MovieQuery) -> None:
+        self._same(lambda side: _listed(side.queries.genres(query)))
 
     @rule(query=_queries)
     def export(self, query: MovieQuery) -> None:
@@ -293,9 +403,12 @@ class Histories(RuleBasedStateMachine):
     def get_held(self, movie_id: int) -> None:
         self._write(lambda tx: tx.movies.get(movie_id))
 
-    @rule(movie=_movies)
-    def replace(self, movie: Movie) -> None:
-        self._write(lambda tx: tx.movies.replace(movie))
+    @rule(movie=_movies, step=st.integers(1, 3))
+    def replace(self, movie: Movie, step: int) -> None:
+        # One that no movie had so far is another one, whichever movie is there.
+        self._version += step
+        revised = msgspec.structs.replace(movie, version=self._version)
+        self._write(lambda tx: tx.movies.replace(revised))
 
     @rule(movie_id=_ids)
     def remove(self, movie_id: int) -> None:

@@ -181,7 +181,7 @@ class MovieStoreContract(StoreContract):
         seen = [await anext(export)]
         async with store.transactions() as tx:
             await tx.movies.remove(added[-1].id)
-            await tx.movies.replace(msgspec.structs.replace(added[-2], title="Changed"))
+            await tx.movies.replace(msgspec.structs.replace(added[-2], title="Changed", version=2))
             await tx.movies.add(HEAT, NOON)
         seen += [movie async for movie in export]
         assert seen == list(added)

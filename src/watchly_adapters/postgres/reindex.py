@@ -1,0 +1,173 @@
+"""Making the rows searchable that other programs wrote, and writing the events that these rows lack."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from psycopg import IsolationLevel
+from psycopg.rows import tuple_row
+
+from watchly_adapters.postgres.events import PostgresEvents
+from watchly_adapters.postgres.movies import COLUMNS, movie_cursor
+from watchly_adapters.postgres.pool import START_WAIT, Connection, connect, cursor, translated
+from watchly_adapters.postgres.vocabulary import Vocabulary, tsvector
+from watchly_core.catalogue import SYSTEM, utc_now
+from watchly_core.events import Event, MovieAdded, MovieRevised
+from watchly_core.movies import Movie
+from watchly_core.text import entries, title_key, vocabulary
+
+#: Rows, and bytes of their texts, that one transaction takes: others wait for it no longer than a moment.
+_ROWS: Final = 1_000
+_BYTES: Final = 2_000_000
+#: A row that somebody is writing is passed by, and looked at once more.
+_ROUNDS: Final = 2
+
+# Every step walks along an index. Statistics say otherwise of a table that is small, or was just restored.
+_SET_PLANS: Final = """
+    SELECT set_config(setting, 'off', false)
+    FROM unnest('{enable_seqscan, enable_bitmapscan, enable_hashjoin, enable_mergejoin}'::text[]) AS setting
+"""
+_RANGE: Final = "SELECT min(id), max(id) FROM movies WHERE search_version IS NULL"
+_LOCK: Final = """
+    SELECT id, octet_length(title) + coalesce(octet_length(description), 0)
+    FROM movies WHERE search_version IS NULL AND id BETWEEN %s AND %s
+    ORDER BY id LIMIT %s FOR NO KEY UPDATE SKIP LOCKED
+"""
+_READ: Final = "SELECT" + COLUMNS + "FROM movies WHERE id = ANY(%s::integer[]) ORDER BY id"
+_NEWEST: Final = """
+    SELECT number, kind = 'movie_removed', version, movie::text
+    FROM unnest(%s::integer[]) AS number CROSS JOIN LATERAL (
+        SELECT kind, version, movie FROM events WHERE movie_id = number ORDER BY version DESC LIMIT 1
+    ) AS newest
+"""
+_FILL: Final = """
+    UPDATE movies
+    SET version = filled.version, title_key = filled.title_key, search = filled.search::tsvector,
+        search_version = filled.version
+    FROM unnest(%s::integer[], %s::integer[], %s::text[], %s::text[])
+        AS filled (id, version, title_key, search)
+    WHERE movies.id = filled.id
+"""
+
+_decode = msgspec.json.Decoder(Movie).decode
+
+
+class _Newest(msgspec.Struct, frozen=True):
+    """The newest event of a movie."""
+
+    removed: bool
+    version: int
+    movie: str
+
+    def tells(self, movie: Movie) -> bool:
+        """Whether it tells of `movie`, or of one that has gone or been written over under this version."""
+        return not self.removed and self.version == movie.version and _decode(self.movie) == movie
+
+
+class _Work(msgspec.Struct, frozen=True):
+    """Movies at the versions that they get, what their rows are filled with, and the events they lack."""
+
+    movies: list[Movie]
+    events: list[Event]
+    title_keys: list[str]
+    searches: list[str]
+    words: set[str]
+
+
+async def reindex(url: str, *, wait: float = START_WAIT) -> int:
+    """Make the rows searchable that other programs wrote; returns how many those were.
+
+    A row that lacks an event gets it, so that the log tells every movie as it is. Any number of processes
+    may call it at once, while others write. The schema has to be there, see `migrate`.
+
+    Args:
+        url: a PostgreSQL URL or conninfo string.
+        wait: seconds to try for while the server cannot be reached.
+
+    Raises:
+        Misconfigured: `url` is none, or the server refuses it for good.
+        Unavailable: the server could not be reached in time, or was lost; what was done so far stays.
+    """
+    connection = await connect(url, wait=wait)
+    with translated():
+        async with connection:
+            return await reindex_rows(connection)
+
+
+async def reindex_rows(connection: Connection) -> int:
+    """The same on a connection in autocommit mode, whose settings it changes."""
+    await connection.execute(_SET_PLANS)
+    # Each statement sees what was committed before it: rows and their events as of after the lock.
+    await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
+    known = Vocabulary(connection)
+    done = 0
+    for _ in range(_ROUNDS):
+        # The end is set, or another program that keeps adding rows would keep this one from ending.
+        bounds = await (await connection.execute(_RANGE)).fetchone()
+        if bounds is None or None in bounds:
+            break
+        next_id, last_id = bounds
+        while next_id <= last_id:
+            async with connection.transaction():
+                ids = await _lock(connection, next_id, last_id)
+                done += await _fill(connection, ids, known)
+            next_id = ids[-1] + 1 if ids else last_id + 1
+    return done
+
+
+async def _lock(connection: Connection, first_id: int, last_id: int) -> list[int]:
+    """Lock the next rows to fill, as many as memory may hold and one at least, where there are any."""
+    ids: list[int] = []
+    room = _BYTES
+    for movie_id, size in await (await connection.execute(_LOCK, (first_id, last_id, _ROWS))).fetchall():
+        room -= size
+        if ids and room < 0:
+            break
+        ids.append(movie_id)
+    return ids
+
+
+async def _fill(connection: Connection, ids: list[int], known: Vocabulary) -> int:
+    """Fill these rows, which are locked, and write the events they lack; how many they were."""
+    if not ids:
+        return 0
+    async with movie_cursor(connection) as asked:
+        await asked.execute(_READ, (ids,))
+        stored = await asked.fetchall()
+    newest = await _newest_events(connection, ids)
+    # In a thread, for it takes a while: a host's loop goes on meanwhile.
+    work = await asyncio.to_thread(_work_out, stored, newest, utc_now())
+    await known.learn(work.words)
+    versions = [movie.version for movie in work.movies]
+    filled = await cursor(connection, tuple_row).execute(
+        _FILL, ([movie.id for movie in work.movies], versions, work.title_keys, work.searches)
+    )
+    await PostgresEvents(connection).append(*work.events)
+    return filled.rowcount
+
+
+async def _newest_events(connection: Connection, ids: list[int]) -> dict[int, _Newest]:
+    rows = await (await connection.execute(_NEWEST, (ids,))).fetchall()
+    return {movie_id: _Newest(*row) for movie_id, *row in rows}
+
+
+def _work_out(stored: Sequence[Movie], newest: Mapping[int, _Newest], now: datetime) -> _Work:
+    work = _Work([], [], [], [], set())
+    for found in stored:
+        movie, last = found, newest.get(found.id)
+        if last is None or not last.tells(movie):
+            if last is not None and last.version >= movie.version:
+                # Another program took the id once more, or wrote before there was a trigger to note it.
+                movie = msgspec.structs.replace(movie, version=last.version + 1)
+            event = MovieAdded if last is None or last.removed else MovieRevised
+            work.events.append(event(movie.id, movie.version, now, SYSTEM, movie))
+        listed = entries(movie.title, movie.description)
+        work.movies.append(movie)
+        work.title_keys.append(title_key(movie.title))
+        work.searches.append(tsvector(listed))
+        work.words.update(vocabulary(listed))
+    return work

@@ -1,0 +1,242 @@
+"""That finding movies goes by the indexes made for it: the plans of what is really sent, on enough rows."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import random
+from collections.abc import AsyncIterator, Iterator
+from typing import Final, Self
+
+import psycopg
+import pytest
+from psycopg import AsyncCursor, sql
+from psycopg.abc import Params, Query
+from psycopg.rows import TupleRow, tuple_row
+from tests.conftest import new_database
+
+from watchly_adapters.postgres import PostgresDatabase, migrate, pool, vocabulary
+from watchly_core.movies import MovieDraft
+from watchly_core.queries import Cursor, MovieQuery, read_sort
+
+pytestmark = pytest.mark.anyio
+
+ROWS: Final = 30_000
+GENRES: Final = (*["Drama"] * 500, *["Comedy"] * 400, *["Crime"] * 99, "Western")
+SORTS: Final = {
+    "id": "movies_pkey",
+    "-id": "movies_pkey",
+    "title": "watchly_movies_title",
+    "-title": "watchly_movies_title",
+    "release_year": "watchly_movies_release_year",
+    "-release_year": "watchly_movies_release_year_down",
+    "created_at": "watchly_movies_created_at",
+    "-created_at": "watchly_movies_created_at_down",
+    "updated_at": "watchly_movies_updated_at",
+    "-updated_at": "watchly_movies_updated_at_down",
+}
+
+
+class Node:
+    """A node of a plan, from the members that EXPLAIN gives."""
+
+    def __init__(self, members: dict[str, object]) -> None:
+        self.type = str(members["Node Type"])
+        self.relation = members.get("Relation Name")
+        self.index = members.get("Index Name")
+        children = members.get("Plans", [])
+        assert isinstance(children, list)
+        # What was not reached cost nothing.
+        self.children = [Node(child) for child in children if child.get("Actual Loops", 1)]
+        self.is_input = members.get("Parent Relationship") != "InitPlan"
+
+    def reads_table(self) -> bool:
+        """Whether its rows come from a table, and not from what was found before."""
+        return bool(self.relation) or any(child.reads_table() for child in self.children if child.is_input)
+
+    def walk(self) -> Iterator[Node]:
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+class Plans:
+    """The plans of the statements that were sent."""
+
+    def __init__(self) -> None:
+        self.roots: list[Node] = []
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [node for root in self.roots for node in root.walk()]
+
+    @property
+    def indexes(self) -> set[object]:
+        return {node.index for node in self.nodes if node.index}
+
+    def reads_whole_tables(self) -> bool:
+        return any(node.type.endswith("Seq Scan") for node in self.nodes)
+
+    def sorts_rows(self) -> bool:
+        """Whether rows of the table are sorted, and not only those of the steps' results."""
+        return any(node.type == "Sort" and node.reads_table() for node in self.nodes)
+
+
+def draft(chance: random.Random, words: list[str]) -> MovieDraft:
+    def some(count: int) -> str:
+        return " ".join(words[int(len(words) * chance.random() ** 3)] for _ in range(count))
+
+    return MovieDraft(
+        title=some(chance.randint(1, 4)).title(),
+        description=some(8),
+        release_year=chance.randint(1900, 2025),
+        genre=chance.choice(GENRES),
+    )
+
+
+async def fill(url: str) -> None:
+    chance = random.Random(7)  # noqa: S311 - the same movies each time
+    words = ["".join(chance.choices("abcdefghiklmnoprstuvw", k=chance.randint(3, 9))) for _ in range(3_000)]
+    start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    async with PostgresDatabase(url) as database:
+        for batch in range(ROWS // 1_000):
+            drafts = [draft(chance, ["the", "godfather", *words]) for _ in range(1_000)]
+            async with database.transactions() as tx:
+                await tx.movies.add_many(drafts, start + dt.timedelta(seconds=batch))
+
+
+@pytest.fixture(scope="module")
+def films(server_url: str) -> Iterator[str]:
+    """The URL of a database of many movies, whose statistics are fresh."""
+    with new_database(server_url) as url:
+        asyncio.run(migrate(url))
+        asyncio.run(fill(url))
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE movies")
+            connection.execute("VACUUM ANALYZE trigrams")
+        yield url
+
+
+@pytest.fixture
+async def database(films: str) -> AsyncIterator[PostgresDatabase]:
+    async with PostgresDatabase(films) as opened:
+        yield opened
+
+
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> Plans:
+    """The plans of what is sent from now on, as the server makes them for the very same parameters."""
+    found = Plans()
+
+    class Explained(AsyncCursor[TupleRow]):
+        async def execute(
+            self,
+            query: Query,
+            params: Params | None = None,
+            *,
+            prepare: bool | None = None,
+            binary: bool | None = None,
+        ) -> Self:
+            assert isinstance(query, str | sql.Composed)
+            text = query.encode() if isinstance(query, str) else query.as_bytes()
+            async with AsyncCursor(self.connection, row_factory=tuple_row) as asked:
+                await asked.execute(b"EXPLAIN (ANALYZE, FORMAT JSON) " + text, params, prepare=False)
+                row = await asked.fetchone()
+            assert row is not None
+            found.roots.append(Node(row[0][0]["Plan"]))
+            return await super().execute(query, params, prepare=prepare, binary=binary)
+
+    monkeypatch.setattr(pool, "AsyncCursor", Explained)
+    return found
+
+
+async def position_after(database: PostgresDatabase, query: MovieQuery, rows: int) -> Cursor:
+    """The cursor of the page that starts after so many rows."""
+    page = await database.queries.find(MovieQuery(q=query.q, genre=query.genre, sort=query.sort, limit=rows))
+    assert page.next_cursor is not None
+    return Cursor.decode(page.next_cursor)
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["first-page", "deep-page"])
+@pytest.mark.parametrize(("key", "index"), SORTS.items())
+async def test_a_sorted_page_is_read_off_its_index(
+    database: PostgresDatabase, plans: Plans, key: str, index: str, *, deep: bool
+) -> None:
+    query = MovieQuery(sort=read_sort(key), limit=20)
+    if deep:
+        cursor = await position_after(database, query, 27_000)
+        query = MovieQuery(sort=query.sort, limit=20, cursor=cursor)
+        plans.roots.clear()
+    assert len((await database.queries.find(query)).data) == 20
+    assert index in plans.indexes
+    assert not plans.reads_whole_tables()
+    assert not plans.sorts_rows()
+
+
+@pytest.mark.parametrize("q", ["godfather", "gODf", "the godfather", "godfather zz"])
+async def test_words_are_found_by_the_index_of_words(
+    database: PostgresDatabase, plans: Plans, q: str
+) -> None:
+    await database.queries.find(MovieQuery(q=q, limit=20))
+    assert "watchly_movies_search" in plans.indexes
+    assert not plans.reads_whole_tables()
+
+
+async def test_a_mistyped_word_is_found_by_its_trigrams(database: PostgresDatabase, plans: Plans) -> None:
+    page = await database.queries.find(MovieQuery(q="godfahter", limit=20))
+    assert any("Godfather" in movie.title for movie in page.data)
+    assert {"trigrams_trigram", "watchly_movies_search"} <= plans.indexes
+    assert not plans.reads_whole_tables()
+
+
+async def test_a_rare_word_is_counted_and_its_genres_are_by_its_index(
+    database: PostgresDatabase, plans: Plans
+) -> None:
+    await database.queries.count(MovieQuery(q="godfather the"))
+    await database.queries.genres(MovieQuery(q="godfather the"))
+    assert "watchly_movies_search" in plans.indexes
+    assert not plans.reads_whole_tables()
+
+
+async def test_a_rare_genre_is_listed_by_its_index(database: PostgresDatabase, plans: Plans) -> None:
+    await database.queries.find(MovieQuery(genre="Western", sort=read_sort("title"), limit=20))
+    assert "watchly_movies_genre" in plans.indexes
+    assert not plans.reads_whole_tables()
+
+
+async def test_a_year_is_listed_by_its_index(database: PostgresDatabase, plans: Plans) -> None:
+    await database.queries.find(MovieQuery(release_year=1999, limit=20))
+    assert plans.indexes <= {"watchly_movies_release_year", "watchly_movies_release_year_down"}
+    assert plans.indexes
+    assert not plans.reads_whole_tables()
+
+
+async def test_genres_are_counted_in_their_index_alone(database: PostgresDatabase, plans: Plans) -> None:
+    await database.queries.genres(MovieQuery())
+    assert "Index Only Scan" in {node.type for node in plans.nodes}
+    assert plans.indexes == {"watchly_movies_genre"}
+
+
+async def test_a_new_word_is_looked_up_by_the_index_of_trigrams(films: str) -> None:
+    async with await psycopg.AsyncConnection.connect(films) as connection:
+        row = await (
+            await connection.execute(
+                "EXPLAIN (FORMAT JSON) " + vocabulary.SELECT_UNKNOWN, (["godfather", "xyzzy"],)
+            )
+        ).fetchone()
+    assert row is not None
+    nodes = list(Node(row[0][0]["Plan"]).walk())
+    assert {node.index for node in nodes if node.index} == {"trigrams_trigram"}
+
+
+async def test_rows_of_other_programs_are_found_by_the_index_of_those(films: str) -> None:
+    async with await psycopg.AsyncConnection.connect(films) as connection:
+        row = await (
+            await connection.execute(
+                "EXPLAIN (FORMAT JSON) SELECT id FROM movies WHERE search_version IS NULL ORDER BY id LIMIT 9"
+            )
+        ).fetchone()
+    assert row is not None
+    assert [node.index for node in Node(row[0][0]["Plan"]).walk() if node.index] == [
+        "watchly_movies_unsearched"
+    ]
