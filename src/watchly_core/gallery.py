@@ -7,9 +7,7 @@ discarded in the transaction that shows another image or none.
 
 from __future__ import annotations
 
-import asyncio
 import random
-import tempfile
 from collections.abc import AsyncIterable, Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -31,7 +29,6 @@ from watchly_core.errors import (
     ImageRejected,
     ImageTooLarge,
     MovieNotFound,
-    Unavailable,
     VersionConflict,
     WatchlyError,
 )
@@ -47,6 +44,7 @@ from watchly_core.images import (
 )
 from watchly_core.movies import Movie
 from watchly_core.ports import Clock, ImageInspector, ImageStore, MovieQueries, Transactions
+from watchly_core.spools import spooled
 
 MAX_IMAGE_BYTES: Final = 500 * 1000 * 1000
 
@@ -59,9 +57,6 @@ _REASONS: Final = 5
 #: The sweeper's first wait after a failure; it doubles with each one.
 _RETRY_AFTER: Final = timedelta(minutes=1)
 _LONGEST_RETRY: Final = timedelta(days=1)
-
-#: Bytes of an upload that are kept in memory before they go to a file.
-_SPOOL_IN_MEMORY: Final = 256 * 1024
 
 
 class SweepReport(msgspec.Struct, frozen=True):
@@ -130,8 +125,8 @@ class Gallery:
         """
         claimed = claimed_format(media_type)
         await self._queries.get(movie_id)
-        with tempfile.SpooledTemporaryFile(max_size=_SPOOL_IN_MEMORY) as spool:
-            size = await self._receive(content, spool)
+        too_large = ImageTooLarge(f"an image may have at most {self.max_bytes} bytes")
+        async with spooled(content, self.max_bytes, too_large) as (spool, size):
             image = await self._inspect(spool, size, claimed)
             await self._note(image, movie_id)
             try:
@@ -188,21 +183,6 @@ class Gallery:
             else:
                 deleted += 1
         return SweepReport(deleted, failed, tuple(reasons)[:_REASONS])
-
-    async def _receive(self, content: AsyncIterable[bytes], spool: IO[bytes]) -> int:
-        size = 0
-        async for chunk in content:
-            size += len(chunk)
-            if size > self.max_bytes:
-                raise ImageTooLarge(f"an image may have at most {self.max_bytes} bytes")
-            try:
-                if size <= _SPOOL_IN_MEMORY:
-                    spool.write(chunk)
-                else:
-                    await asyncio.to_thread(spool.write, chunk)
-            except OSError as error:
-                raise Unavailable("uploads", f"no room for an upload: {error.strerror}") from error
-        return size
 
     async def _inspect(self, spool: IO[bytes], size: int, claimed: str) -> Image:
         measured = await self._inspector.measure(spool)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import codecs
 import csv
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import IO, Final, Never
+from typing import IO, Final, Literal, Never, TypeAlias
 
 import msgspec
 
@@ -91,26 +92,46 @@ def _not_json(name: str) -> Never:
     raise ValueError(name)
 
 
+#: The forms in which rows come.
+Form: TypeAlias = Literal["csv", "ndjson"]
+
+
+def read_rows(lines: Iterable[bytes], form: Form, *, ignore_unknown: bool = False) -> Iterator[Row]:
+    """Read what `read_lines` gives; bytes that are not UTF-8 are a fault of their row.
+
+    Raises:
+        InvalidMovie: see `read_csv`.
+    """
+    if form == "ndjson":
+        return read_ndjson(lines, ignore_unknown=ignore_unknown)
+    texts = (line.decode("utf-8", "surrogateescape") for line in lines)
+    return read_csv(texts, ignore_unknown=ignore_unknown)
+
+
 def read_csv(lines: Iterable[str], *, ignore_unknown: bool = False) -> Iterator[Row]:
     """Read CSV (RFC 4180) whose first row names its columns: title, and any of the others.
 
-    `lines` come with their line ends, so that quoted newlines survive; an empty field is no value. Bytes
-    that are not UTF-8 should come as lone surrogates (``errors="surrogateescape"``): the row is then
-    rejected by name instead of ending the import.
+    `lines` come with their line ends, so that quoted newlines survive. An empty field is no value; in
+    quotes it is an empty text where a movie can have one, in its description. Bytes that are not UTF-8
+    should come as lone surrogates (``errors="surrogateescape"``): the row is then rejected by name
+    instead of ending the import.
 
     Raises:
         InvalidMovie: the header names no title, an unknown column, or a column twice; or a quote that is
             never closed makes it unknown where the next row starts.
     """
-    reader = csv.reader(_without_mark(lines), strict=True)
+    raw: list[str] = []
+    reader = csv.reader(_noted(lines, raw), strict=True)
     try:
         columns = [name.strip() for name in next(reader, [])]
     except csv.Error as error:
         raise InvalidMovie([Fault("malformed", f"the header is not CSV: {error}", pointer="#")]) from None
     _check_header(columns, ignore_unknown=ignore_unknown)
     places = [(columns.index(name), name) for name in CLIENT_FIELDS if name in columns]
+    emptiable = columns.index("description") if "description" in columns else None
     while True:
         line = reader.line_num + 1
+        raw.clear()
         try:
             values = next(reader)
         except StopIteration:
@@ -127,6 +148,8 @@ def read_csv(lines: Iterable[str], *, ignore_unknown: bool = False) -> Iterator[
             yield Row(line, faults=(Fault("malformed", detail, pointer="#"),))
             continue
         members: dict[str, object] = {name: values[place] or None for place, name in places}
+        if emptiable is not None and not values[emptiable] and _is_quoted(raw, emptiable):
+            members["description"] = ""
         # int() also reads other digits and underscores, which are no years of ours.
         if isinstance(year := members.get("release_year"), str) and _YEAR.fullmatch(year):
             members["release_year"] = int(year)
@@ -160,9 +183,27 @@ def _lost(line: int, reason: str) -> InvalidMovie:
     return InvalidMovie([Fault("malformed", f"what starts at line {line} {reason}", pointer="#")])
 
 
-def _without_mark(lines: Iterable[str]) -> Iterator[str]:
-    for number, line in enumerate(lines):
-        yield line if number else line.removeprefix("\ufeff")
+def _noted(lines: Iterable[str], raw: list[str]) -> Iterator[str]:
+    """`lines` without a byte order mark, each appended to `raw` as it is read."""
+    mark = "\ufeff"
+    for line in lines:
+        read = line.removeprefix(mark)
+        mark = ""
+        raw.append(read)
+        yield read
+
+
+#: A field of a record that the csv module has read, and so of a sound one.
+_FIELD: Final = re.compile(r'("(?:[^"]++|"")*+"|[^,]*)(?:,|\Z)')
+
+
+def _is_quoted(raw: list[str], place: int) -> bool:
+    """Whether the field there, an empty one, is in quotes: the csv module does not tell."""
+    record = "".join(raw)
+    if '""' not in record:
+        return False
+    found = itertools.islice(_FIELD.finditer(record.rstrip("\r\n")), place, None)
+    return next(found)[1] == '""'
 
 
 def _check_header(columns: list[str], *, ignore_unknown: bool) -> None:

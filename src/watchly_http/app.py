@@ -14,13 +14,18 @@ from litestar.di import Provide
 
 from watchly_adapters.container import Container
 from watchly_adapters.settings import Settings
+from watchly_adapters.threads import Threads
 from watchly_core.ports import ImageFiles
 from watchly_http.front import Front, host_check
 from watchly_http.images import ImageFileController, MovieImageController
-from watchly_http.movies import MovieController
+from watchly_http.movies import GenreController, MovieController
 from watchly_http.openapi import document
 from watchly_http.ops import DocumentationController, HealthController, ProblemController, Readiness
 from watchly_http.problems import KINDS, Problem, reply_to_error
+from watchly_http.transfers import TransferController
+
+#: Imports whose rows are read at a time; those of others wait.
+_ROW_THREADS: Final = 2
 
 _EXPOSED: Final = [
     "ETag",
@@ -56,10 +61,13 @@ def create_app(container: Container) -> Litestar:
         "settings": _fixed(settings),
         "catalogue": _fixed(container.catalogue()),
         "gallery": _fixed(container.gallery()),
+        "row_threads": _fixed(Threads(_ROW_THREADS, "watchly-rows")),
         "readiness": _fixed(Readiness(container.database(), images)),
     }
     routes: list[type[Controller]] = [
         MovieController,
+        GenreController,
+        TransferController,
         MovieImageController,
         HealthController,
         ProblemController,

@@ -29,7 +29,8 @@ from watchly_core.errors import (
 
 if TYPE_CHECKING:
     from watchly_adapters.settings import Settings
-    from watchly_core.imports import Rejection, Row
+    from watchly_core import MovieQuery
+    from watchly_core.imports import Form, Rejection, Row
 
 #: Rejected rows that a terminal is shown.
 _SHOWN = 20
@@ -93,6 +94,8 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
             sys.exit(_run(prepared, keep))
     except KeyboardInterrupt:
         sys.exit(0)
+    finally:
+        loading.join()  # a module that is still loading takes the end of the interpreter for a fault
 
 
 def _run(settings: Settings, keep: Callable[[], None] | None) -> int:
@@ -161,7 +164,7 @@ def migrate() -> None:
 def import_(  # noqa: PLR0913, PLR0917 - options
     file: Path | None,
     sample: bool,
-    form: str | None,
+    form: Form | None,
     on_error: str,
     dry_run: bool,
     rejects: Path | None,
@@ -232,36 +235,62 @@ async def _import(
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write to this file, which appears when it is complete.",
 )
-def export(form: str | None, output: Path | None) -> None:
-    """Write every movie as NDJSON or CSV, in the form that `import` reads.
+@click.option("--q", help="Words to search for in titles and descriptions.")
+@click.option("--genre", help="The whole genre.")
+@click.option("--release-year", type=int, help="The year of release.")
+@click.option("--min-release-year", type=int, help="The first year of release.")
+@click.option("--max-release-year", type=int, help="The last year of release.")
+@click.option("--sort", help="What to sort by, such as title or -release_year,title.")
+def export(  # noqa: PLR0913, PLR0917 - options
+    form: Form | None,
+    output: Path | None,
+    q: str | None,
+    genre: str | None,
+    release_year: int | None,
+    min_release_year: int | None,
+    max_release_year: int | None,
+    sort: str | None,
+) -> None:
+    """Write every movie, or those that are asked for, as NDJSON or CSV, in the form that `import` reads.
 
     \b
     Examples:
       watchly export > movies.ndjson
       watchly export -o movies.csv
+      watchly export --genre Drama --min-release-year 1990 --sort -release_year,title
     """
+    from watchly_core import MovieQuery
+    from watchly_core.queries import read_sort
     from watchly_http.files import completed, form_of
     from watchly_http.running import running_database
 
+    query = MovieQuery(
+        q=q,
+        genre=genre,
+        release_year=release_year,
+        min_release_year=min_release_year,
+        max_release_year=max_release_year,
+        sort=() if sort is None else read_sort(sort),
+    )
     form = form or (form_of(output) if output else "ndjson")
     settings = _settings()
     _refuse_memory(settings)
     with running_database(settings) as (prepared, _):
         if output is None:
-            asyncio.run(_export(prepared, form, sys.stdout.buffer))
+            asyncio.run(_export(prepared, query, form, sys.stdout.buffer))
             return
         with completed(output) as file:
-            asyncio.run(_export(prepared, form, file))
+            asyncio.run(_export(prepared, query, form, file))
 
 
-async def _export(settings: Settings, form: str, out: IO[bytes]) -> None:
+async def _export(settings: Settings, query: MovieQuery, form: Form, out: IO[bytes]) -> None:
     from watchly_core.exports import write_csv, write_ndjson
     from watchly_http.running import entered
 
     write = write_csv if form == "csv" else write_ndjson
-    async with entered(settings) as container, aclosing(write(container.catalogue().export())) as lines:
-        async for line in lines:
-            out.write(line)
+    async with entered(settings) as container, aclosing(write(container.catalogue().export(query))) as chunks:
+        async for chunk in chunks:
+            out.write(chunk)
     out.flush()
 
 
@@ -296,6 +325,33 @@ async def _sweep(settings: Settings) -> None:
     _say(f"images deleted: {deleted}, to be tried again: {failed}")
     if failed:
         raise Unavailable("image_store", "; ".join(reasons))
+
+
+@cli.command()
+def reindex() -> None:
+    """Make the rows searchable that other programs wrote; `serve` and `migrate` do so when they start.
+
+    \b
+    Example:
+      watchly reindex
+    """
+    from watchly_adapters.postgres import migrate
+    from watchly_adapters.postgres.migrate import pending
+    from watchly_adapters.postgres.reindex import reindex as fill
+    from watchly_http.doctor import waiting
+    from watchly_http.running import started
+
+    settings = _settings()
+    _refuse_memory(settings)
+    with started(settings) as running:
+        url = str(running.database_url)
+        filled = 0
+        if asyncio.run(pending(url)):
+            # Migrating fills the rows as well.
+            found = asyncio.run(waiting(url))
+            asyncio.run(migrate(url))
+            filled = found - asyncio.run(waiting(url))
+        _say(f"movies indexed: {filled + asyncio.run(fill(url))}")
 
 
 @cli.command()

@@ -10,7 +10,7 @@ import msgspec
 from watchly_core import Movie
 from watchly_core.errors import NotFound
 from watchly_http.parts import Catalogue
-from watchly_http.requests import MalformedRequest, Request
+from watchly_http.requests import MalformedRequest, Request, header_of
 
 # Empty elements of a list are passed over (RFC 9110, section 5.6.1.2).
 _TAG: Final = re.compile(r'[\s,]*(?P<weak>W/)?"(?P<tag>[\x21\x23-\x7e\x80-\xff]*)"\s*(?:,[\s,]*|$)')
@@ -27,7 +27,7 @@ def etag(movie: Movie) -> str:
 
 def matches(request: Request, tag: str) -> bool:
     """Whether `If-None-Match` holds `tag`, so that 304 is the answer; tags are compared weakly."""
-    header = _header(request, "if-none-match")
+    header = header_of(request, "if-none-match")
     # A broken header is no condition: the full answer is always right.
     return header is not None and (
         header == "*" or tag.strip('"') in {found for _, found in _tags(header) or ()}
@@ -68,7 +68,7 @@ def precondition(request: Request) -> Precondition:
     Raises:
         MalformedRequest: one of them is no list of entity tags.
     """
-    allowed, refused = _header(request, "if-match"), _header(request, "if-none-match")
+    allowed, refused = header_of(request, "if-match"), header_of(request, "if-none-match")
     return Precondition(
         # Weak tags never match here (RFC 9110, section 13.1.1).
         allowed=None if allowed in {None, "*"} else _versions(allowed, weak=False),
@@ -84,12 +84,6 @@ def _versions(header: str | None, *, weak: bool) -> frozenset[int]:
         raise MalformedRequest('a precondition must be a list of entity tags, such as "v3"')
     found = (_VERSION.fullmatch(tag) for is_weak, tag in tags if weak or not is_weak)
     return frozenset(int(version[1]) for version in found if version)
-
-
-def _header(request: Request, name: str) -> str | None:
-    """A header that may stand on several lines (RFC 9110, section 5.3)."""
-    lines = request.headers.getall(name, [])
-    return ", ".join(lines).strip() if lines else None
 
 
 def _tags(header: str) -> list[tuple[bool, str]] | None:

@@ -14,12 +14,12 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from watchly_core.imports import Row, read_csv, read_lines, read_ndjson
+from watchly_core.imports import Form, Row, read_lines, read_rows
 
 
-def form_of(path: Path) -> str:
+def form_of(path: Path) -> Form:
     """Whether a file's name says CSV or NDJSON."""
-    forms = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
+    forms: dict[str, Form] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
     try:
         return forms[path.suffix.lower()]
     except KeyError:
@@ -27,15 +27,10 @@ def form_of(path: Path) -> str:
 
 
 @contextmanager
-def opened_rows(path: Path, form: str, *, ignore_unknown: bool) -> Iterator[Iterable[Row]]:
+def opened_rows(path: Path, form: Form, *, ignore_unknown: bool) -> Iterator[Iterable[Row]]:
     """The rows of a file, with a progress bar on a terminal."""
     with click.open_file(str(path), "rb") as file, _progress(path, read_lines(file)) as lines:
-        if form == "ndjson":
-            yield read_ndjson(lines, ignore_unknown=ignore_unknown)
-        else:
-            # Bytes that are not UTF-8 become a fault of their row.
-            texts = (line.decode("utf-8", "surrogateescape") for line in lines)
-            yield read_csv(texts, ignore_unknown=ignore_unknown)
+        yield read_rows(lines, form, ignore_unknown=ignore_unknown)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from watchly_http.problems import is_problem, stopping_reply
 from watchly_http.requests import (
     HEAD_ONLY,
     REQUEST_ID,
+    VARY,
     MalformedRequest,
     Request,
     allowed_methods,
@@ -128,6 +129,9 @@ class _Exchange:
                 headers.append((b"connection", b"close"))
             if self._by_origin and not any(name == b"vary" for name, _ in headers):
                 headers.append((b"vary", b"Origin"))
+            # Here, because Litestar's CORS puts its own in the place of one that is there.
+            if isinstance(varying := self._scope.get(VARY), str):
+                headers.append((b"vary", varying.encode()))
             if self._options and not is_problem(headers):
                 # Litestar refuses a preflight by 400 and plain text; what it allows says it all.
                 message["status"] = HTTPStatus.NO_CONTENT.value

@@ -21,7 +21,7 @@ from watchly_http.requests import (
     Request,
     flag,
     media_type,
-    parameters,
+    parameter,
     read_id,
     require_plain,
     require_size,
@@ -84,7 +84,7 @@ class MovieImageController(Controller):
         self, request: Request, movie_id: FromPath[str], catalogue: Catalogue, gallery: Gallery
     ) -> None:
         """Take the image from the movie; `purge` does so without grace."""
-        purge = flag(parameters(request, ("purge",)), "purge")
+        purge = parameter(request, "purge", flag, default=False)
         wanted = precondition(request)
         number = read_id(movie_id)
         version = await wanted.version(number, catalogue)
@@ -105,7 +105,10 @@ class ImageFileController(Controller):
             parameters=(
                 Parameter("key", "The image's key.", str, "0123456789abcdef0123456789abcdef", place="path"),
             ),
-            replies={200: Reply("The image.", bytes, headers=("ETag",)), 304: Reply("It is unchanged.")},
+            replies={
+                200: Reply("The image.", bytes, media_types=("image/*",), headers=("ETag",)),
+                304: Reply("It is unchanged."),
+            },
             problems=("not_found",),
         ).opt(),
     )

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from litestar import Controller, MediaType, Response, delete, get, patch, post, put
 from litestar.params import FromPath
 
-from watchly_core import Cursor, Movie, MovieDraft, MovieQuery, Page
+from watchly_core import GenreCount, Movie, MovieDraft, Page
 from watchly_core.errors import Fault, InvalidMovie
 from watchly_core.movies import Members, MoviePatch
-from watchly_core.queries import DEFAULT_LIMIT
 from watchly_http.conditional import etag, matches, precondition
+from watchly_http.filters import CURSOR, FILTERS, LIMIT, SORT, read_query
+from watchly_http.negotiation import preference
 from watchly_http.openapi import IF_MATCH, IF_NONE_MATCH, MOVIE_ID, PURGE, Operation, Parameter, Reply
 from watchly_http.parts import Catalogue, Settings
-from watchly_http.requests import Request, flag, parameters, read_id, read_json, whole_number
+from watchly_http.requests import Request, flag, parameter, read_id, read_json, vary
 
 #: Who acts while nobody signs in.
 ANONYMOUS = "anonymous"
@@ -24,6 +25,13 @@ _MERGE_PATCH = ("application/merge-patch+json", "application/json")
 
 _encode = msgspec.json.Encoder().encode
 
+_PREFER = Parameter(
+    "Prefer",
+    "`count=exact` adds `total`, the number of movies on all pages together.",
+    str,
+    "count=exact",
+    place="header",
+)
 _ONE_MOVIE = Reply("The movie.", Movie, headers=("ETag",))
 _WRITE_PROBLEMS = (
     "malformed_request",
@@ -80,23 +88,34 @@ class MovieController(Controller):
         opt=Operation(
             "listMovies",
             "List movies",
-            parameters=(
-                Parameter("limit", "How many movies to list at most.", int, 20),
-                Parameter("cursor", "Where to go on: `next_cursor` of the page before.", str),
-            ),
-            replies={200: Reply("A page of movies; `next_cursor` is null on the last one.", Page)},
+            parameters=(*FILTERS, SORT, LIMIT, CURSOR, _PREFER),
+            replies={
+                200: Reply(
+                    "A page of movies; `next_cursor` is null on the last one.",
+                    Page,
+                    headers=("Preference-Applied", "Vary"),
+                )
+            },
             problems=("invalid_parameter",),
         ).opt(),
     )
     async def find(self, request: Request, catalogue: Catalogue, settings: Settings) -> Response[bytes]:
-        """List movies."""
-        given = parameters(request, ("limit", "cursor"))
-        limit = whole_number(
-            given, "limit", min(DEFAULT_LIMIT, settings.max_page_limit), settings.max_page_limit
+        """List the movies that the filters let through, a page at a time.
+
+        A cursor belongs to the filters and the sort of the list that gave it.
+        """
+        vary(request, "Prefer")
+        query = read_query(request, (*FILTERS, SORT, LIMIT, CURSOR), settings)
+        counted = preference(request, "count") == "exact"
+        page = await catalogue.find(query)
+        if not counted:
+            return Response(_encode(page), media_type=MediaType.JSON)
+        total = await catalogue.count(query)
+        return Response(
+            _encode(msgspec.structs.replace(page, total=total)),
+            media_type=MediaType.JSON,
+            headers={"Preference-Applied": "count=exact"},
         )
-        cursor = Cursor.decode(given["cursor"]) if "cursor" in given else None
-        page = await catalogue.find(MovieQuery(limit=limit, cursor=cursor))
-        return Response(_encode(page), media_type=MediaType.JSON)
 
     @get(
         "/{movie_id:str}",
@@ -171,11 +190,38 @@ class MovieController(Controller):
     )
     async def remove(self, request: Request, movie_id: FromPath[str], catalogue: Catalogue) -> None:
         """Remove a movie; `purge` also removes its images without grace."""
-        purge = flag(parameters(request, ("purge",)), "purge")
+        purge = parameter(request, "purge", flag, default=False)
         wanted = precondition(request)
         number = read_id(movie_id)
         version = await wanted.version(number, catalogue)
         await catalogue.remove(number, version=version, purge=purge, actor=ANONYMOUS)
+
+
+class Genres(msgspec.Struct):
+    """How many movies there are of each genre."""
+
+    data: Sequence[GenreCount]
+
+
+class GenreController(Controller):
+    """Genres."""
+
+    path = "/api/genres"
+
+    @get(
+        "/",
+        opt=Operation(
+            "listGenres",
+            "List genres",
+            parameters=FILTERS,
+            replies={200: Reply("The genres, that of the most movies first, then by name.", Genres)},
+            problems=("invalid_parameter",),
+        ).opt(),
+    )
+    async def find(self, request: Request, catalogue: Catalogue, settings: Settings) -> Response[bytes]:
+        """Count, by genre, the movies that the filters let through."""
+        counts = await catalogue.genres(read_query(request, FILTERS, settings))
+        return Response(_encode(Genres(counts)), media_type=MediaType.JSON)
 
 
 def _members(value: object) -> Members:

@@ -25,6 +25,9 @@ _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
     "X-Request-ID": ("The id under which the request is logged.", "6f1c0a9e5b7d4e53a2c1d0f4b8a97e31"),
     "Retry-After": ("Seconds after which to try again.", "1"),
     "Allow": ("The methods of this address.", "GET, HEAD, POST"),
+    "Preference-Applied": ("The preferences of the request that were followed.", "count=exact"),
+    "Content-Disposition": ("The name to save it under.", 'attachment; filename="movies.csv"'),
+    "Vary": ("The header of the request that chose this form of the reply.", "Accept"),
 }
 #: The headers of problems beside the id of the request, by the code.
 _PROBLEM_HEADERS: Final[Mapping[str, str]] = {"method_not_allowed": "Allow", "unavailable": "Retry-After"}
@@ -49,7 +52,7 @@ class Reply(msgspec.Struct, frozen=True):
 
     description: str
     type: Type = None
-    media_type: str = "application/json"
+    media_types: tuple[str, ...] = ("application/json",)
     headers: tuple[str, ...] = ()
 
 
@@ -179,8 +182,7 @@ def _reply(reply: Reply, schemas: _Schemas) -> Json:
         "headers": {name: _header(name) for name in (*reply.headers, "X-Request-ID")},
     }
     if reply.type is not None:
-        media = "image/*" if reply.type is bytes else reply.media_type
-        described["content"] = {media: {"schema": schemas[reply.type]}}
+        described["content"] = {media: {"schema": schemas[reply.type]} for media in reply.media_types}
     return described
 
 

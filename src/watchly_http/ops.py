@@ -96,7 +96,7 @@ _READY: Final[Mapping[int, Reply]] = {
     503: Reply(
         "It should not: it is draining, or its database is down.",
         Refusal,
-        media_type="application/problem+json",
+        media_types=("application/problem+json",),
         headers=("Retry-After",),
     ),
 }

@@ -8,10 +8,12 @@ from typing import TypeAlias
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
-from watchly_adapters import settings
+from watchly_adapters import settings, threads
 from watchly_core import catalogue, gallery, ports
 
 Catalogue: TypeAlias = NamedDependency[SkipValidation[catalogue.Catalogue]]
 Gallery: TypeAlias = NamedDependency[SkipValidation[gallery.Gallery]]
 Settings: TypeAlias = NamedDependency[SkipValidation[settings.Settings]]
 ImageFiles: TypeAlias = NamedDependency[SkipValidation[ports.ImageFiles]]
+#: Threads that read the rows of imports.
+RowThreads: TypeAlias = NamedDependency[SkipValidation[threads.Threads]]

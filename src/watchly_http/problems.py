@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -28,10 +29,13 @@ from watchly_core.errors import (
     Unavailable,
     VersionConflict,
 )
+from watchly_core.imports import Rejection
+from watchly_core.movies import MAX_FAULTS
 from watchly_http.requests import (
     BodyTooLarge,
     ClientGone,
     MalformedRequest,
+    NotAcceptable,
     Request,
     UnsupportedMediaType,
     allowed_methods,
@@ -53,6 +57,18 @@ class Problem(msgspec.Struct, omit_defaults=True):
     code: str
     request_id: str
     errors: tuple[Fault, ...] = ()
+
+
+class ImportProblem(Problem, omit_defaults=False):
+    """Why an import added nothing: `errors` tells faults in the order of their lines.
+
+    The members below are those of the report that an import which succeeds gives.
+    """
+
+    added: int = 0
+    rejected: tuple[Rejection, ...] = ()
+    rejected_total: int = 0
+    dry_run: bool = False
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -82,6 +98,12 @@ KINDS: Final[Mapping[str, Kind]] = {
         ),
         Kind("not_found", 404, "Not found", "Nothing is at this address, or not any more."),
         Kind("method_not_allowed", 405, "Method not allowed", "`Allow` lists the methods of this address."),
+        Kind(
+            "not_acceptable",
+            406,
+            "Not acceptable",
+            "What is here comes in none of the types that `Accept` asks for.",
+        ),
         Kind("image_conflict", 409, "Image conflict", "The image is being removed and cannot be used."),
         Kind(
             "version_conflict",
@@ -96,7 +118,12 @@ KINDS: Final[Mapping[str, Kind]] = {
             "Unsupported media type",
             "The Content-Type, or what the content really is, is not accepted here.",
         ),
-        Kind("validation", 422, "Invalid movie", "The movie breaks rules; `errors` lists every one of them."),
+        Kind(
+            "validation",
+            422,
+            "Invalid movie",
+            "The movie, or one of several, breaks rules; `errors` lists every one of them.",
+        ),
         Kind(
             "image_unreadable", 422, "Unreadable image", "The content is not the image that it claims to be."
         ),
@@ -117,6 +144,7 @@ _BY_ERROR: Final[Mapping[type[Exception], str]] = {
     InvalidQuery: "invalid_parameter",
     ImportRejected: "validation",
     NotFound: "not_found",
+    NotAcceptable: "not_acceptable",
     ImageNotFound: "not_found",
     VersionConflict: "version_conflict",
     IllegalTransition: "image_conflict",
@@ -147,22 +175,36 @@ _encode = msgspec.json.Encoder().encode
 def reply_to_error(request: Request, error: Exception) -> Response[bytes]:
     """The problem that `error` is to the client of `request`; what is our own fault is logged."""
     headers: dict[str, str] = {}
+    log_error(error, request_id_of(request.scope))
     code, detail = _explain(error)
     if isinstance(error, Unavailable):
         headers["Retry-After"] = str(error.retry_after)
-        _log.warning(
-            "unavailable",
-            dependency=error.dependency,
-            reason=str(error),
-            request_id=request_id_of(request.scope),
-        )
-    if code == "internal":
-        _log.error("unhandled error", exc_info=error, request_id=request_id_of(request.scope))
     if code == "method_not_allowed":
         headers["Allow"] = ", ".join(allowed_methods(request.scope))
     kind = KINDS[code]
+    if isinstance(error, ImportRejected):
+        return problem_reply(_import_problem(request, kind, error), headers)
     faults = tuple(error.faults) if isinstance(error, Invalid) else ()
     return problem_reply(problem_for(request, kind, detail, faults), headers)
+
+
+def log_error(error: Exception, request_id: str) -> None:
+    """Log `error` if it is not the client's."""
+    if isinstance(error, Unavailable):
+        _log.warning("unavailable", dependency=error.dependency, reason=str(error), request_id=request_id)
+    elif _explain(error)[0] == "internal":
+        _log.error("unhandled error", exc_info=error, request_id=request_id)
+
+
+def _import_problem(request: Request, kind: Kind, error: ImportRejected) -> ImportProblem:
+    report = error.report
+    faults = (
+        msgspec.structs.replace(fault, detail=f"line {rejection.line}: {fault.detail}")
+        for rejection in report.rejected
+        for fault in rejection.errors
+    )
+    problem = problem_for(request, kind, str(error), tuple(islice(faults, MAX_FAULTS)))
+    return ImportProblem(**msgspec.structs.asdict(problem), **msgspec.structs.asdict(report))
 
 
 def problem_for(request: Request, kind: Kind, detail: str, faults: tuple[Fault, ...] = ()) -> Problem:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import suppress
-from typing import Final, Never, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, quote
 
 import litestar
@@ -17,11 +17,15 @@ from watchly_core.errors import Fault, InvalidQuery, MovieNotFound, NotFound, Wa
 from watchly_core.imports import decode_json
 from watchly_core.movies import MAX_ID
 
+T = TypeVar("T")
+
 Request: TypeAlias = litestar.Request[None, None, State]
 
-#: Where the id of a request, and whether it is a HEAD that is answered as a GET, stand in its scope.
+#: Where these stand in the scope of a request: its id, whether it is a HEAD that is answered as a GET, and
+#: the name of the header that chose among several forms of the reply.
 REQUEST_ID: Final = "watchly.request_id"
 HEAD_ONLY: Final = "watchly.head_only"
+VARY: Final = "watchly.vary"
 
 _ID: Final = re.compile(r"[1-9][0-9]{0,9}")
 
@@ -33,13 +37,20 @@ class MalformedRequest(WatchlyError):
 class BodyTooLarge(WatchlyError):
     """The body has more bytes than are taken here."""
 
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body may have at most {limit} bytes")
+
+
+class NotAcceptable(WatchlyError):
+    """What is here comes in no form that the client takes."""
+
 
 class UnsupportedMediaType(WatchlyError):
     """The body is of a type that is not taken here."""
 
 
 class ClientGone(WatchlyError):
-    """The client left before its body was read; nobody will see the reply."""
+    """The client left before its body was read, or the reply sent; nobody will see the rest."""
 
 
 def request_id_of(scope: Scope) -> str:
@@ -77,61 +88,110 @@ def read_id(text: str) -> int:
     return number
 
 
-def parameters(request: Request, allowed: Collection[str]) -> dict[str, str]:
-    """The query parameters of `request`, each once.
+def header_of(request: Request, name: str) -> str | None:
+    """A header that may stand on several lines (RFC 9110, section 5.3)."""
+    lines = request.headers.getall(name, [])
+    return ", ".join(lines).strip() if lines else None
+
+
+def vary(request: Request, name: str) -> None:
+    """Say in the reply, whatever it is, that the header `name` takes part in choosing it."""
+    request.scope[VARY] = name  # type: ignore[typeddict-unknown-key] # ASGI lets applications add keys
+
+
+class Parameters:
+    """The query parameters of a request, each given once at most; `check` tells all faults together.
+
+    Args:
+        request: whose they are.
+        allowed: the names that its address knows.
 
     Raises:
-        InvalidQuery: one is unknown or repeated.
+        MalformedRequest: there are more of them than anybody means.
     """
-    text = request.scope["query_string"].decode("latin-1")
-    if not text:
-        return {}
-    given: dict[str, str] = {}
-    faults: list[Fault] = []
-    try:
-        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=100, errors="surrogateescape")
-    except ValueError:
-        raise MalformedRequest("there are too many query parameters") from None
-    for raw, value in pairs:
-        name = raw[:100].encode("utf-8", "replace").decode()
-        if name not in allowed:
-            faults.append(Fault("unknown_parameter", "is not a parameter of this address", parameter=name))
-        elif name in given:
-            faults.append(Fault("repeated_parameter", "is given more than once", parameter=name))
-        given[name] = value
-    if faults:
-        raise InvalidQuery(faults)
-    return given
+
+    def __init__(self, request: Request, allowed: Collection[str]) -> None:
+        self._given: dict[str, str] = {}
+        self._faults: list[Fault] = []
+        text = request.scope["query_string"].decode("latin-1")
+        if not text:
+            return
+        try:
+            pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=100, errors="surrogateescape")
+        except ValueError:
+            raise MalformedRequest("there are too many query parameters") from None
+        for raw, value in pairs:
+            name = raw[:100].encode("utf-8", "replace").decode()
+            if name not in allowed:
+                self._refuse(name, "is not a parameter of this address", "unknown_parameter")
+            elif name in self._given:
+                self._refuse(name, "is given more than once", "repeated_parameter")
+            else:
+                self._given[name] = value
+
+    def get(self, name: str, read: Callable[[str], T], default: T) -> T:
+        """What `read` makes of a parameter, where no ValueError says what is wrong; `default` if absent."""
+        text = self._given.get(name)
+        if text is None:
+            return default
+        try:
+            return self.attempt(lambda: read(text), default)
+        except ValueError as error:
+            self._refuse(name, str(error), "invalid_value")
+            return default
+
+    def attempt(self, call: Callable[[], T], otherwise: T) -> T:
+        """What `call` gives, or `otherwise` where it finds faults: they are kept for `check`."""
+        try:
+            return call()
+        except InvalidQuery as invalid:
+            self._faults += invalid.faults
+            return otherwise
+
+    def check(self) -> None:
+        """Raise what was found.
+
+        Raises:
+            InvalidQuery: a parameter is unknown, repeated, or means nothing.
+        """
+        if self._faults:
+            raise InvalidQuery(self._faults)
+
+    def _refuse(self, name: str, detail: str, code: str) -> None:
+        self._faults.append(Fault(code, detail, parameter=name))
 
 
-def flag(given: dict[str, str], name: str) -> bool:
-    """A parameter that is true or false; absent it is false.
+def parameter(request: Request, name: str, read: Callable[[str], T], default: T) -> T:
+    """The parameter `name`, the only one that the address of a request takes.
 
     Raises:
-        InvalidQuery: it is something else.
+        InvalidQuery: there are others, or it means nothing.
     """
-    text = given.get(name, "false")
+    given = Parameters(request, (name,))
+    value = given.get(name, read, default)
+    given.check()
+    return value
+
+
+def flag(text: str) -> bool:
+    """Read a parameter that is true or false."""
     if text not in {"true", "false"}:
-        _refuse(name, "must be true or false")
+        raise ValueError("must be true or false")
     return text == "true"
 
 
-def whole_number(given: dict[str, str], name: str, default: int, largest: int) -> int:
-    """A parameter that is an integer from 1 to `largest`.
-
-    Raises:
-        InvalidQuery: it is something else.
-    """
-    text = given.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= largest):  # noqa: PLR2004 - digits
-        _refuse(name, f"must be an integer from 1 to {largest}")
-    return int(text)
+_DIGITS: Final = re.compile(r"-?[0-9]{1,10}", re.ASCII)
 
 
-def _refuse(name: str, detail: str) -> Never:
-    raise InvalidQuery([Fault("invalid_value", detail, parameter=name)])
+def whole_number(smallest: int, largest: int) -> Callable[[str], int]:
+    """Reads a parameter that is an integer in this range."""
+
+    def read(text: str) -> int:
+        if not (_DIGITS.fullmatch(text) and smallest <= int(text) <= largest):
+            raise ValueError(f"must be an integer from {smallest} to {largest}")
+        return int(text)
+
+    return read
 
 
 def media_type(request: Request) -> str:
@@ -147,7 +207,7 @@ def require_size(request: Request, limit: int) -> None:
     """
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced[:20]) > limit:
-        raise BodyTooLarge(f"the body may have at most {limit} bytes")
+        raise BodyTooLarge(limit)
 
 
 def require_plain(request: Request) -> None:
@@ -195,5 +255,5 @@ async def read_json(
     async for chunk in stream(request):
         body += chunk
         if len(body) > limit:
-            raise BodyTooLarge(f"the body may have at most {limit} bytes")
+            raise BodyTooLarge(limit)
     return decode_json(bytes(body))

@@ -76,8 +76,67 @@ def test_columns_come_in_any_order_and_some_of_them() -> None:
 
 
 def test_an_empty_field_is_no_value() -> None:
-    (members,) = csv_members(HEADER + 'Heat,"",,\n')
-    assert members == {"title": "Heat", "description": None, "release_year": None, "genre": None}
+    assert csv_members(HEADER + "Heat,,,\n,,,\n") == [
+        {"title": "Heat", "description": None, "release_year": None, "genre": None},
+        {"title": None, "description": None, "release_year": None, "genre": None},
+    ]
+
+
+def test_a_quoted_empty_field_is_an_empty_text_where_a_movie_can_have_one() -> None:
+    # Many programs put every field in quotes: an empty year or genre of theirs is none.
+    (members,) = csv_members(HEADER + '"Heat","","",""\n')
+    assert members == {"title": "Heat", "description": "", "release_year": None, "genre": None}
+    assert drafted(members) == MovieDraft(title="Heat", description="")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+@pytest.mark.parametrize(
+    ("row", "description"),
+    [
+        (',"",x', ""),
+        (",,x", None),
+        ('"",,x', None),
+        ('"","",x', ""),
+        (',"",""', ""),
+        (',,""', None),
+        (',"",', ""),
+        ('"a,"",b",,x', None),
+        ('"a,"",b","",x', ""),
+        ('"a\n,"""",b",,x', None),
+        ('"a\n,"""",b","",x', ""),
+        ('a"",,x', None),
+        ('a"","",x', ""),
+        ('"""",,x', None),
+        ('"""","",""""', ""),
+        ('"",," """""', None),
+        (' ,"","\n,"""",\n"', ""),
+        (' ,,"\n,"""",\n"', None),
+    ],
+)
+def test_only_the_quotes_of_the_field_itself_count(row: str, description: str | None, end: str) -> None:
+    text = f'title,description,genre\nA,"",x\nB,,""\n{row}{end}'
+    found = [members["description"] for members in csv_members(text)]
+    assert found == ["", None, description]
+
+
+def test_the_quotes_of_a_row_do_not_count_for_the_next() -> None:
+    text = 'description,title\n"",A\n,B\n"a"b,x\n,C\n\n,D\n"",E\nshort\n,F\n'
+    found = [(row.members["title"], row.members["description"]) for row in csv_rows(text) if not row.faults]
+    assert found == [("A", ""), ("B", None), ("C", None), ("D", None), ("E", ""), ("F", None)]
+
+
+def test_an_empty_text_behind_a_byte_order_mark_and_unknown_columns_is_found() -> None:
+    text = '\ufeffid,x,description,title\n1,"""",,A\n1,"""","",B\n'
+    assert csv_members(text, ignore_unknown=True) == [
+        {"title": "A", "description": None},
+        {"title": "B", "description": ""},
+    ]
+
+
+def test_a_record_of_many_quotes_is_told_apart_as_well() -> None:
+    long = '"' + '""' * 60_000 + '"'
+    found = csv_members(f'title,description\n{long},""\n{long},\n')
+    assert [members["description"] for members in found] == ["", None]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

@@ -12,6 +12,7 @@ import pytest
 from httpx import Response
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
+from tests.legacy import leave
 
 from watchly_adapters.container import Container
 from watchly_adapters.settings import MEMORY, read_settings
@@ -57,11 +58,10 @@ class Client(AsyncTestClient[Litestar]):
         async def store() -> int:
             async with self.container.database().transactions() as tx:
                 movie = await tx.movies.add(MovieDraft(title="x"), datetime.now(UTC))
-                await tx.movies.replace(
-                    msgspec.structs.replace(
-                        movie, title=title, image_url=image_url, created_at=None, updated_at=None
-                    )
+                old = msgspec.structs.replace(
+                    movie, title=title, image_url=image_url, created_at=None, updated_at=None
                 )
+                await leave(tx, old)
             return movie.id
 
         return self.call(store)

@@ -277,6 +277,15 @@ MULTIPART: Final[dict[str, bytes]] = {
 
 #: Targets of a GET, percent-encoded oddly.
 TARGETS: Final[dict[bytes, set[int]]] = {
+    b"/api/movies?q=\xff\xfe": {400},
+    b"/api/movies?q=\xc3\xa9": {200, 400},
+    b"/api/movies?q=%": {200},
+    b"/api/movies?q=%00%27%22%25_%5C%26%7C%21%28%29%3A%2A": {200},
+    b"/api/movies?q=" + b"x" * 10_240: {200},
+    b"/api/movies?q=" + b"%F0%9F%98%80" * 1_000: {200},
+    b"/api/movies?sort=" + b"id," * 1_000: {400},
+    b"/api/genres?genre=%FF": {400},
+    b"/api/movies/export?q=%ED%A0%80": {400},
     b"/api/movies/%": {400, 404},
     b"/api/movies/%1": {400, 404},
     b"/api/movies/%zz": {400, 404},
@@ -436,6 +445,19 @@ FRAMES: Final[dict[str, tuple[bytes, set[int]]]] = {
     "odd conditions": (get(b"/api/movies/999", b"If-None-Match: \xff", b'If-Match: "'), {404}),
     "a long condition": (get(b"/api/movies/999", b"If-None-Match: " + b'"v1",' * 10_000), {0, 404, 431}),
     "odd Accept": (get(b"/api/movies", b"Accept: ;;q=,/,*/*;q=nan", b"Accept-Language: *;q=9"), {200, 406}),
+    "odd Accept of an export": (
+        get(b"/api/movies/export", b'Accept: ;;q=,/,"\xff,*/*;q=nan', b"Accept: text/csv;q=" + b"9" * 5_000),
+        {406},
+    ),
+    "odd Prefer": (get(b"/api/movies", b'Prefer: ;=,"\xff, count="\\', b"Prefer: count=exact"), {200}),
+    "odd type of an import": (
+        request("POST", b"/api/movies/import", b'Content-Type: text/csv;charset="\xff', body=b"title"),
+        {415},
+    ),
+    "bytes in an import": (
+        request("POST", b"/api/movies/import", b"Content-Type: text/csv", body=bytes(range(256))),
+        {422},
+    ),
     "odd Origin": (get(b"/api/movies", b"Origin: \xff\x80"), {200}),
     "odd Range": (get(b"/health/live", b"Range: bytes=-0,9-1,x"), {200}),
     "odd Forwarded": (get(b"/health/live", b'Forwarded: for="_\xff', b"X-Forwarded-For: \xff,,"), {200}),
@@ -531,6 +553,14 @@ CUT: Final[dict[str, bytes]] = {
         length=False,
     ),
     "before the answer": get(b"/openapi.json"),
+    "in an import": request(
+        "POST",
+        b"/api/movies/import",
+        b"Content-Type: application/x-ndjson",
+        b"Content-Length: 900000",
+        body=HEAT,
+        length=False,
+    ),
     "in a multipart body": request(
         "POST",
         b"/api/movies",

@@ -58,7 +58,9 @@ def titles(home: Path) -> list[str]:
     return [json.loads(line)["title"] for line in exported.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("command", ["", "serve", "migrate", "import", "export", "sweep", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["", "serve", "migrate", "import", "export", "sweep", "reindex", "doctor"]
+)
 def test_every_command_explains_itself_with_examples(command: str) -> None:
     shown = run(*command.split(), "--help")
     assert shown.returncode == 0
@@ -83,6 +85,23 @@ def test_sample_is_imported_exported_and_imported_again(home: Path, tmp_path: Pa
     assert (tmp_path / "movies.csv").read_bytes() == run(
         "export", "--format", "csv", WATCHLY_HOME=str(home)
     ).stdout.replace("\n", "\r\n").encode()
+
+
+def test_an_export_can_be_of_some_movies_in_an_order(home: Path) -> None:
+    films = COLUMNS + "Heat,,1995,Crime\nAlien,,1979,Horror\nThe Godfather,A family.,1972,Crime\n"
+    assert run("import", "--format", "csv", "-", stdin=films, WATCHLY_HOME=str(home)).returncode == 0
+    for options, found in (
+        (["--genre", "Crime", "--sort", "-title"], ["The Godfather", "Heat"]),
+        (["--q", "god"], ["The Godfather"]),
+        (["--q", "godfahter"], ["The Godfather"]),
+        (["--release-year", "1979"], ["Alien"]),
+        (["--min-release-year", "1975", "--max-release-year", "1990"], ["Alien"]),
+        (["--sort", "release_year"], ["The Godfather", "Alien", "Heat"]),
+        (["--q", "?"], []),
+    ):
+        exported = run("export", *options, WATCHLY_HOME=str(home))
+        assert (exported.returncode, exported.stderr) == (0, "")
+        assert [json.loads(line)["title"] for line in exported.stdout.splitlines()] == found, options
 
 
 def test_a_bad_row_is_named_and_nothing_is_added(home: Path, tmp_path: Path) -> None:
@@ -142,6 +161,9 @@ def test_broken_utf8_is_named_by_line(home: Path, tmp_path: Path) -> None:
         (["import", "--sample", "-"], "name a FILE or --sample"),
         (["import", "/nowhere.csv"], "does not exist"),
         (["export", "-o", "/nowhere/movies.csv"], "No such file or directory"),
+        (["export", "--sort", "rating"], "watchly: sort: must be a list of id, title"),
+        (["export", "--q", "a " * 33], "watchly: q: must have at most 32 words"),
+        (["export", "--release-year", "soon"], "is not a valid integer"),
         (["export", "-o", "movies.xlsx"], "say --format csv or --format ndjson"),
     ],
 )
@@ -149,7 +171,9 @@ def test_wrong_use_is_one_clear_error(home: Path, arguments: list[str], said: st
     done = run(*arguments, stdin="title,year\nHeat,1995\n", WATCHLY_HOME=str(home))
     assert said in done.stderr
     assert "Traceback" not in done.stderr
-    assert done.returncode == (0 if "added" in said else 1 if "column" in said or "No such" in said else 2)
+    assert done.returncode == (
+        0 if "added" in said else 1 if "column" in said or "No such" in said or "must" in said else 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -173,7 +197,7 @@ def test_serve_refuses_a_bad_setting_in_one_line(
     assert "s3cret" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["migrate", "import --sample", "export", "sweep"])
+@pytest.mark.parametrize("command", ["migrate", "import --sample", "export", "sweep", "reindex"])
 def test_memory_is_no_place_for_commands(command: str) -> None:
     done = run(*command.split(), DATABASE_URL="memory:")
     assert done.returncode == 1
@@ -409,3 +433,38 @@ def test_doctor_changes_nothing(empty_database: str, tmp_path: Path) -> None:
     assert "FAILS: it is missing, and DATABASE_URL is set" in shown.stdout
     with psycopg.connect(empty_database) as connection:
         assert connection.execute("SELECT to_regclass('movies')").fetchone() == (None,)
+
+
+def test_rows_of_other_programs_are_found_after_a_reindex(home: Path) -> None:
+    variables = {"WATCHLY_HOME": str(home), "COLUMNS": "200"}
+    with EmbeddedPostgres(home) as url, psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("INSERT INTO movies (title) VALUES ('Heat'), ('Alien')")
+        assert "rows that wait for `watchly reindex`: 2" in run("doctor", **variables).stdout
+        # One that looks before it starts would index them: commands that do are not run in between.
+        indexed = run("reindex", **variables)
+        assert (indexed.returncode, indexed.stdout, indexed.stderr) == (0, "", "movies indexed: 2\n")
+        assert run("reindex", **variables).stderr == "movies indexed: 0\n"
+        assert "reindex" not in run("doctor", **variables).stdout
+    assert "Alien" in run("export", "--q", "alien", **variables).stdout
+
+
+def test_reindex_brings_an_old_table_up_to_date_and_counts_its_rows(
+    empty_database: str, tmp_path: Path
+) -> None:
+    variables = {"DATABASE_URL": _as_url(empty_database), "WATCHLY_HOME": str(tmp_path)}
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute(
+            "CREATE TABLE movies (id serial PRIMARY KEY, title varchar(255) NOT NULL, description text,"
+            " release_year integer, genre varchar(100), image_url text, created_at timestamp,"
+            " updated_at timestamp)"
+        )
+        connection.execute("INSERT INTO movies (title) SELECT 'Movie ' || n FROM generate_series(1, 5) AS n")
+    indexed = run("reindex", **variables)
+    assert (indexed.returncode, indexed.stderr) == (0, "movies indexed: 5\n")
+
+
+def test_doctor_names_a_url_that_is_none(tmp_path: Path) -> None:
+    shown = run("doctor", DATABASE_URL="postgresql://h?foo=1", WATCHLY_HOME=str(tmp_path), COLUMNS="200")
+    assert shown.returncode == 1
+    assert "FAILS: DATABASE_URL" in shown.stdout
+    assert "Traceback" not in shown.stderr

@@ -25,7 +25,7 @@ from watchly_core.errors import (
 from watchly_core.events import Event
 from watchly_core.movies import Movie
 from watchly_core.ports import MovieQueries, Transaction
-from watchly_core.queries import MovieQuery, Page
+from watchly_core.queries import GenreCount, MovieQuery, Page
 from watchly_http.problems import KINDS, Kind, Problem
 
 pytestmark = pytest.mark.anyio
@@ -68,6 +68,12 @@ class BrokenQueries:
     async def find(self, query: MovieQuery) -> Page:  # noqa: ARG002 - the port's
         raise self._error
 
+    async def count(self, query: MovieQuery) -> int:  # noqa: ARG002 - the port's
+        raise self._error
+
+    async def genres(self, query: MovieQuery) -> Sequence[GenreCount]:  # noqa: ARG002 - the port's
+        raise self._error
+
     async def export(self, query: MovieQuery) -> AsyncGenerator[Movie, None]:
         yield await self.get(query.limit)
 
@@ -92,6 +98,8 @@ REQUESTS = [
     ("PATCH", "/api/movies/1", {"title": "Heat"}),
     ("DELETE", "/api/movies/1", None),
     ("DELETE", "/api/movies/1/image", None),
+    ("GET", "/api/genres", None),
+    ("GET", "/api/movies/export", None),
 ]
 
 
@@ -151,6 +159,8 @@ async def test_only_faults_are_listed_and_each_is_whole(fake_client: Client) -> 
         ("/api/movies", {"GET", "HEAD", "POST", "OPTIONS"}),
         ("/api/movies/1", {"GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}),
         ("/api/movies/01", {"GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}),
+        ("/api/movies/export", {"GET", "HEAD", "OPTIONS"}),
+        ("/api/movies/import", {"POST", "OPTIONS"}),
         ("/api/movies/1/image", {"PUT", "DELETE", "OPTIONS"}),
         ("/images/x", {"GET", "HEAD", "OPTIONS"}),
         ("/health", {"GET", "HEAD", "OPTIONS"}),

@@ -35,6 +35,17 @@ for _media_type in MEDIA_TYPES:
         _media_type, st.sampled_from([b"", _PNG[:20], _PNG]) | st.binary(max_size=64)
     )
 
+_FILES: Final = {
+    "application/x-ndjson": [
+        b'{"title": "Heat"}\n',
+        b'{"title": "Heat", "release_year": 1995}\n{}\n',
+        b"\n[1]",
+    ],
+    "text/csv": [b"title,genre\r\nHeat,Crime\r\n", b"title\n\n,\n", b'title,year\n"', b"title\nHeat\n"],
+}
+for _media_type, _contents in _FILES.items():
+    schemathesis.openapi.media_type(_media_type, st.sampled_from(_contents) | st.binary(max_size=64))
+
 # Nothing here is written to, so that the home may be anywhere.
 _app = create_app(Container(settings=read_settings({"DATABASE_URL": "memory:", "WATCHLY_HOME": "/nowhere"})))
 schema = schemathesis.openapi.from_asgi("/openapi.json", _app)

@@ -1,0 +1,190 @@
+"""The routes by which whole catalogues leave and arrive: export and import."""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections.abc import AsyncIterator, Iterator
+from itertools import islice
+from typing import IO, Final
+
+import msgspec
+from litestar import Controller, MediaType, Response, get, post
+from litestar.response.base import ASGIResponse
+
+from watchly_core.exports import write_csv, write_ndjson
+from watchly_core.imports import Form, ImportReport, Row, read_lines, read_rows
+from watchly_core.spools import spooled
+from watchly_http.downloads import Download
+from watchly_http.filters import FILTERS, SORT, read_query
+from watchly_http.movies import ANONYMOUS
+from watchly_http.negotiation import Representation, acceptable, sent_form
+from watchly_http.openapi import Operation, Parameter, Reply
+from watchly_http.parts import Catalogue, RowThreads, Settings
+from watchly_http.problems import ImportProblem
+from watchly_http.requests import (
+    HEAD_ONLY,
+    BodyTooLarge,
+    Parameters,
+    Request,
+    flag,
+    request_id_of,
+    require_plain,
+    require_size,
+    stream,
+)
+
+_NDJSON: Final = Representation("application/x-ndjson")
+_CSV: Final = Representation("text/csv", {"charset": "utf-8", "header": "present"})
+
+#: Rows of an import, and bytes of them, that are read at once: the service answers others in between.
+_ROWS: Final = 250
+_BYTES: Final = 1_000_000
+
+_encode = msgspec.json.Encoder().encode
+
+
+class OnError(enum.Enum):
+    """What becomes of an import in which a row breaks a rule."""
+
+    ABORT = "abort"
+    SKIP = "skip"
+
+
+class TransferController(Controller):
+    """Export and import."""
+
+    path = "/api/movies"
+
+    @get(
+        "/export",
+        opt=Operation(
+            "exportMovies",
+            "Export movies",
+            parameters=(*FILTERS, SORT),
+            replies={
+                200: Reply(
+                    "The movies in a form that import reads: a JSON object a line, or CSV with a header row.",
+                    bytes,
+                    media_types=(_NDJSON.media_type, _CSV.media_type),
+                    headers=("Content-Disposition", "Vary"),
+                )
+            },
+            problems=("invalid_parameter", "not_acceptable"),
+        ).opt(),
+    )
+    async def export(self, request: Request, catalogue: Catalogue, settings: Settings) -> ASGIResponse:
+        """Send all movies that the filters let through, as of one moment, in the type that Accept asks for.
+
+        A reply that was cut short does not end as HTTP says it should: clients can tell.
+        """
+        form = acceptable(request, (_NDJSON, _CSV))
+        query = read_query(request, (*FILTERS, SORT), settings)
+        write, name = (write_csv, "movies.csv") if form is _CSV else (write_ndjson, "movies.ndjson")
+        chunks = write(catalogue.export(query))
+        try:
+            # Whatever is wrong shows while there is still time for a problem.
+            first = await anext(chunks, b"")
+        except BaseException:
+            await chunks.aclose()
+            raise
+        if request.scope.get(HEAD_ONLY):
+            await chunks.aclose()
+        headers = {
+            "Content-Type": form.content_type,
+            "Content-Disposition": f'attachment; filename="{name}"',
+        }
+        return Download(first, chunks, headers, request_id_of(request.scope))
+
+    @post(
+        "/import",
+        opt=Operation(
+            "importMovies",
+            "Import movies",
+            parameters=(
+                Parameter(
+                    "on_error",
+                    "Whether a row that breaks a rule ends the import (the default), or is left out.",
+                    OnError,
+                    "abort",
+                ),
+                Parameter("dry_run", "Whether to check the rows and add nothing.", bool, example=False),
+            ),
+            body={_NDJSON.media_type: bytes, _CSV.media_type: bytes},
+            replies={
+                200: Reply("What was added, and the first thousand rows that were not.", ImportReport),
+                422: Reply(
+                    "Nothing was added: rows break rules, or it cannot be told where rows begin.",
+                    ImportProblem,
+                    media_types=("application/problem+json",),
+                ),
+            },
+            problems=("malformed_request", "invalid_parameter", "too_large", "unsupported_media_type"),
+        ).opt(),
+    )
+    async def import_(
+        self, request: Request, catalogue: Catalogue, settings: Settings, row_threads: RowThreads
+    ) -> Response[bytes]:
+        """Add the movies of a file in one transaction: CSV with a header row, or a JSON object a line.
+
+        Columns, or members, are title, description, release_year and genre. Nothing is added before all of
+        the file has arrived.
+        """
+        form: Form = "csv" if sent_form(request, (_NDJSON, _CSV)) is _CSV else "ndjson"
+        require_plain(request)
+        given = Parameters(request, ("on_error", "dry_run"))
+        on_error = given.get("on_error", _on_error, OnError.ABORT)
+        dry_run = given.get("dry_run", flag, default=False)
+        given.check()
+        largest = settings.max_import_bytes
+        require_size(request, largest)
+        async with spooled(stream(request), largest, BodyTooLarge(largest)) as (file, _):
+            source = _Source(file, form)
+            report = await catalogue.add_many(
+                _rows(source, row_threads),
+                skip_invalid=on_error is OnError.SKIP,
+                dry_run=dry_run,
+                actor=ANONYMOUS,
+            )
+        return Response(_encode(report), media_type=MediaType.JSON, status_code=200)
+
+
+def _on_error(text: str) -> OnError:
+    try:
+        return OnError(text)
+    except ValueError:
+        raise ValueError("must be abort or skip") from None
+
+
+class _Source:
+    """The rows of a file, read some at a time in a thread."""
+
+    def __init__(self, file: IO[bytes], form: Form) -> None:
+        self._lines = read_lines(file)
+        self._read = 0
+        self._stop = threading.Event()
+        self._rows = read_rows(self._counted(), form)
+
+    def some(self, stop: threading.Event) -> list[Row]:
+        """The next rows; none at the end. `stop` ends it early, for a caller that is no longer there."""
+        self._stop = stop
+        room = self._read + _BYTES
+        found: list[Row] = []
+        for row in islice(self._rows, _ROWS):
+            found.append(row)
+            if self._read >= room:
+                break
+        return found
+
+    def _counted(self) -> Iterator[bytes]:
+        for line in self._lines:
+            if self._stop.is_set():
+                return
+            self._read += len(line)
+            yield line
+
+
+async def _rows(source: _Source, threads: RowThreads) -> AsyncIterator[Row]:
+    while found := await threads.lend(source.some):
+        for row in found:
+            yield row

@@ -1,0 +1,377 @@
+"""Exports and imports on the wire, against a real server: what is cut, left, slow or unfinished."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+import pytest
+from dependency_injector import providers
+from litestar import Litestar
+from litestar.types import HTTPReceiveMessage, Message
+
+from watchly_adapters.container import Container
+from watchly_adapters.memory import MemoryDatabase
+from watchly_adapters.settings import read_settings
+from watchly_core import GenreCount, Movie, MovieQuery, Page
+from watchly_core.errors import Unavailable
+from watchly_core.events import Event
+from watchly_core.ports import MovieQueries
+from watchly_http import logs
+from watchly_http.app import create_app
+from watchly_http.downloads import Download
+from watchly_http.problems import Problem
+from watchly_http.server import serve
+
+PATIENCE: Final = 60.0
+"""Seconds for anything that is to happen; far more than it takes."""
+
+MANY: Final = 5_000
+"""Movies that fill several pieces of a reply."""
+
+
+# ---- the server ----
+
+
+def say(text: str) -> None:
+    os.write(1, f"{text}\n".encode())
+
+
+class Queries:
+    """Those of a fake, whose exports are endless, or fail before or after the first piece.
+
+    Which of it is said by the genre; when an export is closed, it says so.
+    """
+
+    def __init__(self, queries: MovieQueries) -> None:
+        self._queries = queries
+
+    async def get(self, movie_id: int) -> Movie:
+        return await self._queries.get(movie_id)
+
+    async def find(self, query: MovieQuery) -> Page:
+        return await self._queries.find(query)
+
+    async def count(self, query: MovieQuery) -> int:
+        return await self._queries.count(query)
+
+    async def genres(self, query: MovieQuery) -> list[GenreCount]:
+        return list(await self._queries.genres(query))
+
+    async def history(self, movie_id: int) -> list[Event]:
+        return list(await self._queries.history(movie_id))
+
+    async def export(self, query: MovieQuery) -> AsyncGenerator[Movie, None]:
+        number = 0
+        try:
+            while query.genre != "down":
+                number += 1
+                yield Movie(
+                    number, f"Movie {number}", "x" * 100, 1995, query.genre, None, None, 1, None, None
+                )
+                if query.genre == "failing" and number == MANY:
+                    break
+                if query.genre == "faulty" and number == MANY:
+                    raise RuntimeError("a fault of our own")
+            raise Unavailable("database", "the connection was lost")
+        finally:
+            say("closed")
+
+
+def load_app() -> Litestar:
+    container = Container(settings=read_settings(os.environ))
+    container.database.override(providers.Singleton(OddDatabase))
+    return create_app(container)
+
+
+class OddDatabase:
+    """A fake with the queries above."""
+
+    def __init__(self) -> None:
+        self._database = MemoryDatabase()
+        self.queries: MovieQueries = Queries(self._database.queries)
+        self.transactions = self._database.transactions
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def ping(self) -> None:
+        pass
+
+
+def main() -> int:
+    settings = read_settings(os.environ)
+    logs.configure(settings)
+    return serve(
+        load_app,
+        host="127.0.0.1",
+        port=0,
+        workers=1,
+        drain_timeout=settings.drain_timeout.total_seconds(),
+        on_listening=say,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+
+# ---- the tests ----
+
+
+class Server:
+    """A running service of this file.
+
+    Attributes:
+        address: where it listens.
+        log: the file that it logs to.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self._process, self.log = process, log
+        self.address = ("127.0.0.1", int(self.heard().rpartition(":")[2]))
+
+    def heard(self) -> str:
+        """The next line that it says."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().decode().strip()
+        assert line, self.log.read_text()
+        return line
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.address, timeout=PATIENCE)
+
+    def ask(self, path: str, method: str = "GET", body: bytes = b"", **headers: str) -> tuple[int, bytes]:
+        """The status and the body of a reply."""
+        connection = http.client.HTTPConnection(*self.address, timeout=PATIENCE)
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def total(self) -> int:
+        """How many movies there are."""
+        status, body = self.ask("/api/movies?limit=1", Prefer="count=exact")
+        assert status == 200
+        return msgspec.json.decode(body, type=Page).total or 0
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A service that ends cleanly."""
+    with running(tmp_path, MAX_IMPORT_BYTES="10 MB") as server:
+        yield server
+
+
+@contextmanager
+def running(home: Path, **variables: str) -> Iterator[Server]:
+    environment = {
+        **os.environ,
+        "DATABASE_URL": "memory:",
+        "WATCHLY_HOME": str(home),
+        "DRAIN_TIMEOUT": "0",
+        **variables,
+    }
+    log = home / "log"
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(
+            [sys.executable, __file__], env=environment, stdout=subprocess.PIPE, stderr=errors
+        ) as process,
+    ):
+        try:
+            yield Server(process, log)
+            process.terminate()
+            assert process.wait(PATIENCE) == 0, log.read_text()
+        finally:
+            process.kill()
+
+
+def begin(connection: socket.socket, method: str, path: str, *headers: str) -> None:
+    """Send the head of a request."""
+    connection.sendall("\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode())
+
+
+def read_until_cut(connection: socket.socket) -> tuple[bytes, bytes]:
+    """The head of a reply and what came of its body, chunk lengths included, before the connection ended."""
+    received = b""
+    while part := connection.recv(1 << 20):
+        received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    return head, body
+
+
+def test_an_export_that_fails_on_the_way_is_cut_and_the_client_can_tell(server: Server) -> None:
+    for genre, logged in (("failing", "unavailable"), ("faulty", "unhandled error")):
+        with pytest.raises(http.client.IncompleteRead) as raised:
+            server.ask(f"/api/movies/export?genre={genre}")
+        # What was made up to then is of use.
+        lines = raised.value.partial.splitlines()
+        assert 0 < len(lines) < MANY
+        assert msgspec.json.decode(lines[-1])["title"] == f"Movie {len(lines)}"
+        assert server.heard() == "closed"
+        # Asked for once more, so that the line before it is in the log.
+        assert server.ask("/health/live")[0] == 200
+        text = server.log.read_text()
+        assert text.count(logged) == 1
+    assert text.count("Traceback") == 1
+    assert "Exception caught after response started" not in text
+
+
+def test_an_export_that_fails_at_once_is_a_problem(server: Server) -> None:
+    for accept in ("text/csv", "application/x-ndjson"):
+        status, body = server.ask("/api/movies/export?genre=down", Accept=accept)
+
+        assert (status, msgspec.json.decode(body, type=Problem).code) == (503, "unavailable")
+        assert server.heard() == "closed"
+
+
+def test_an_export_is_sent_while_it_is_made_and_ends_when_the_client_leaves(server: Server) -> None:
+    with server.connect() as connection:
+        begin(connection, "GET", "/api/movies/export")
+        received = b""
+        while len(received) < 1_000_000:  # of what has no end
+            received += connection.recv(1 << 16)
+        assert server.ask("/health/live")[0] == 200
+        assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"\r\ntransfer-encoding: chunked\r\n" in received[:1_000].lower()
+    assert server.heard() == "closed"
+
+
+def test_a_client_that_reads_nothing_and_leaves_frees_an_export(server: Server) -> None:
+    with server.connect() as connection:
+        begin(connection, "GET", "/api/movies/export")
+        assert connection.recv(12) == b"HTTP/1.1 200"
+    assert server.heard() == "closed"
+
+
+@pytest.mark.anyio
+async def test_a_client_that_stops_reading_is_given_up() -> None:
+    sent: list[Message] = []
+    closed = False
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        nonlocal closed
+        try:
+            while True:
+                yield b"piece"
+        finally:
+            closed = True
+
+    async def send(message: Message) -> None:
+        if len(sent) == 3:
+            await asyncio.Event().wait()
+        sent.append(message)
+
+    async def receive() -> HTTPReceiveMessage:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sends anything")
+
+    await Download(b"first", pieces(), {}, "id", patience=0.01).send_body(send, receive)
+
+    assert [message.get("more_body") for message in sent] == [True] * 3
+    assert closed
+
+
+def test_the_head_of_an_endless_export_is_soon_there(server: Server) -> None:
+    status, body = server.ask("/api/movies/export", "HEAD")
+
+    assert (status, body) == (200, b"")
+    assert server.heard() == "closed"
+
+
+def test_a_stop_cuts_an_export_and_the_client_can_tell(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        connection = server.connect()
+        begin(connection, "GET", "/api/movies/export")
+        assert connection.recv(12) == b"HTTP/1.1 200"
+    with connection:
+        _, body = read_until_cut(connection)
+    assert not body.endswith(b"\r\n0\r\n\r\n")
+
+
+IMPORT: Final = ("POST", "/api/movies/import", "Content-Type: application/x-ndjson")
+
+
+@pytest.mark.parametrize("kind", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
+def test_a_sender_that_is_slow_holds_up_nobody_and_one_that_leaves_adds_nothing(
+    server: Server, kind: str
+) -> None:
+    with server.connect() as connection:
+        begin(connection, *IMPORT, kind)
+        line = b'{"title": "Heat"}\n'
+        connection.sendall(b"%x\r\n%s\r\n" % (len(line), line) if "chunked" in kind else line)
+        # On the fakes writers wait for each other: a transaction that was open would be in the way.
+        assert (
+            server.ask("/api/movies", "POST", b'{"title": "Alien"}', **{"Content-Type": "application/json"})[
+                0
+            ]
+            == 201
+        )
+    assert server.total() == 1
+
+
+def test_an_import_in_many_pieces(server: Server) -> None:
+    film = b'{"title": "Heat"}\n'
+    with server.connect() as connection:
+        begin(connection, *IMPORT, "Transfer-Encoding: chunked", "Connection: close")
+        for _ in range(300):
+            piece = film * 100
+            connection.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
+        connection.sendall(b"0\r\n\r\n")
+        head, body = read_until_cut(connection)
+    assert head.startswith(b"HTTP/1.1 200")
+    assert b'"added":30000' in body
+    assert server.total() == 30_000
+
+
+def test_an_import_without_an_end_is_refused_at_its_limit(server: Server) -> None:
+    film = b'{"title": "Heat"}\n' * 10_000
+    with server.connect() as connection:
+        begin(connection, *IMPORT, "Transfer-Encoding: chunked")
+        try:
+            for _ in range(10_000):
+                connection.sendall(b"%x\r\n%s\r\n" % (len(film), film))
+        except OSError:
+            pass  # it has answered and hung up
+        else:
+            raise AssertionError("it took everything")
+    assert server.total() == 0
+
+
+def test_an_import_that_announces_too_much_is_refused_without_its_body(server: Server) -> None:
+    with server.connect() as connection:
+        begin(connection, *IMPORT, "Content-Length: 10000001", "Expect: 100-continue")
+        assert connection.recv(12) == b"HTTP/1.1 413"
+
+
+def test_others_are_answered_while_rows_are_imported(server: Server) -> None:
+    film = b'{"title": "Heat", "description": "' + b"x" * 100 + b'"}\n'
+    content = film * (10_000_000 // len(film))
+    answers = 0
+    with server.connect() as connection:
+        begin(connection, *IMPORT, f"Content-Length: {len(content)}", "Connection: close")
+        connection.sendall(content)
+        connection.settimeout(0)
+        while True:
+            try:
+                done = connection.recv(12)
+                break
+            except BlockingIOError:
+                answers += server.ask("/health/live")[0] == 200
+    assert done == b"HTTP/1.1 200"
+    assert answers > 10
