@@ -26,6 +26,8 @@ from watchly_core.text import Tier, entries, matches, title_key, vocabulary
 from watchly_core.text import similar as similar_words
 
 _CHUNK = 256 * 1024
+#: Movies that an export gives at once.
+_EXPORT_BATCH = 500
 
 
 class MemoryDatabase:
@@ -128,10 +130,11 @@ class MemoryMovieQueries:
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return [GenreCount(genre, movies) for genre, movies in ranked]
 
-    async def export(self, query: MovieQuery) -> AsyncGenerator[Movie, None]:
+    async def export(self, query: MovieQuery) -> AsyncGenerator[Sequence[Movie], None]:
         """See the port."""
-        for movie, _ in self._listed(msgspec.structs.replace(query, cursor=None), None)[0]:
-            yield movie
+        found, _ = self._listed(msgspec.structs.replace(query, cursor=None), None)
+        for start in range(0, len(found), _EXPORT_BATCH):
+            yield [movie for movie, _ in found[start : start + _EXPORT_BATCH]]
 
     async def history(self, movie_id: int) -> Sequence[Event]:
         """See the port."""

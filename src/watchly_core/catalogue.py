@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -114,11 +115,11 @@ class Catalogue:
         """The genres of the movies that `query` finds, the most frequent first."""
         return await self._queries.genres(query or MovieQuery())
 
-    async def export(self, query: MovieQuery | None = None) -> AsyncGenerator[Movie, None]:
-        """All movies of `query` as of one moment, whatever its limit and cursor, streamed."""
-        async with aclosing(self._queries.export(query or MovieQuery())) as movies:
-            async for movie in movies:
-                yield present(movie, self._store)
+    async def export(self, query: MovieQuery | None = None) -> AsyncGenerator[Sequence[Movie], None]:
+        """All movies of `query` as of one moment, whatever its limit and cursor, in batches."""
+        async with aclosing(self._queries.export(query or MovieQuery())) as batches:
+            async for batch in batches:
+                yield [present(movie, self._store) for movie in batch]
 
     async def history(self, movie_id: int) -> Sequence[Event]:
         """What happened to a movie, newest first, also after its removal."""
@@ -201,7 +202,7 @@ class Catalogue:
                 async for batch in batches:
                     tally.added += len(batch)
             return tally.report(dry_run=True, skip_invalid=skip_invalid)
-        async with self._transactions() as tx, aclosing(_batches(rows, tally)) as batches:
+        async with self._transactions() as tx, aclosing(_ahead(_batches(rows, tally))) as batches:
             async for batch in batches:
                 if tally.rejected_total and not skip_invalid:
                     continue
@@ -268,6 +269,20 @@ class _Tally:
         if skip_invalid or not self.rejected_total:
             return ImportReport(self.added, tuple(self._listed), self.rejected_total, dry_run)
         raise ImportRejected(ImportReport(0, tuple(self._listed), self.rejected_total, dry_run))
+
+
+async def _ahead(batches: AsyncGenerator[list[MovieDraft], None]) -> AsyncGenerator[list[MovieDraft], None]:
+    """Yield the same batches, each made while the one before it is stored."""
+    async with aclosing(batches):
+        following = asyncio.ensure_future(anext(batches, None))
+        try:
+            while (batch := await following) is not None:
+                following = asyncio.ensure_future(anext(batches, None))
+                yield batch
+        finally:
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                await following
 
 
 async def _batches(rows: AsyncIterable[Row], tally: _Tally) -> AsyncGenerator[list[MovieDraft], None]:

@@ -47,8 +47,8 @@ class MovieQueries(Protocol):
         """The genres of those movies, the most frequent first, then by code point; no genre is none."""
         ...
 
-    def export(self, query: MovieQuery) -> AsyncGenerator[Movie, None]:
-        """All of the query's movies in its order as of one moment, whatever its limit and cursor, streamed.
+    def export(self, query: MovieQuery) -> AsyncGenerator[Sequence[Movie], None]:
+        """All of the query's movies in its order as of one moment, whatever its limit and cursor, in batches.
 
         Closing it early frees what it holds.
         """

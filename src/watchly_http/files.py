@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +30,21 @@ def form_of(path: Path) -> Form:
 @contextmanager
 def opened_rows(path: Path, form: Form, *, ignore_unknown: bool) -> Iterator[Iterable[Row]]:
     """The rows of a file, with a progress bar on a terminal."""
-    with click.open_file(str(path), "rb") as file, _progress(path, read_lines(file)) as lines:
+    with _opened(path) as file, _progress(path, read_lines(file)) as lines:
         yield read_rows(lines, form, ignore_unknown=ignore_unknown)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    with click.open_file(str(path), "rb") as file:
+        if str(path) != "-":
+            yield file
+            return
+        # Whoever writes to a pipe may take their time, and a transaction would be open meanwhile.
+        with tempfile.TemporaryFile() as whole:
+            shutil.copyfileobj(file, whole)
+            whole.seek(0)
+            yield whole
 
 
 @contextmanager

@@ -52,7 +52,7 @@ async def found(database: PostgresDatabase, q: str) -> list[str]:
 
 async def assert_told(database: PostgresDatabase) -> None:
     """The newest event of each movie tells what it is."""
-    async for movie in database.queries.export(MovieQuery()):
+    for movie in [movie async for batch in database.queries.export(MovieQuery()) for movie in batch]:
         newest, *_ = await database.queries.history(movie.id)
         assert newest.version == movie.version
         assert newest.movie == movie

@@ -10,7 +10,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from watchly_core.exports import write_csv, write_ndjson
+from watchly_core.exports import Batches, write_csv, write_ndjson
 from watchly_core.imports import read_csv, read_lines, read_ndjson
 from watchly_core.movies import Movie, MovieDraft, drafted
 
@@ -31,13 +31,13 @@ drafts = st.builds(
 ).map(drafted)
 
 
-async def stream(movies: Iterable[Movie]) -> AsyncGenerator[Movie, None]:
+async def stream(movies: Iterable[Movie]) -> Batches:
     for movie in movies:
-        yield movie
+        yield [movie]
 
 
 def exported(
-    write: Callable[[AsyncGenerator[Movie, None]], AsyncGenerator[bytes, None]],
+    write: Callable[[Batches], AsyncGenerator[bytes, None]],
     written: Iterable[MovieDraft],
 ) -> bytes:
     movies = [

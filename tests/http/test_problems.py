@@ -74,8 +74,8 @@ class BrokenQueries:
     async def genres(self, query: MovieQuery) -> Sequence[GenreCount]:  # noqa: ARG002 - the port's
         raise self._error
 
-    async def export(self, query: MovieQuery) -> AsyncGenerator[Movie, None]:
-        yield await self.get(query.limit)
+    async def export(self, query: MovieQuery) -> AsyncGenerator[Sequence[Movie], None]:
+        yield [await self.get(query.limit)]
 
     async def history(self, movie_id: int) -> Sequence[Event]:  # noqa: ARG002 - the port's
         raise self._error

@@ -159,7 +159,7 @@ class PostgresMovieQueries:
 
         return await self._pool.read(read)
 
-    async def export(self, query: MovieQuery) -> AsyncGenerator[Movie, None]:
+    async def export(self, query: MovieQuery) -> AsyncGenerator[Sequence[Movie], None]:
         """See the port."""
         async with self._pool.stream() as connection:
             tiers = await _tiers(connection, query)
@@ -169,10 +169,9 @@ class PostgresMovieQueries:
                 "SELECT" + COLUMNS + "FROM movies WHERE " + condition + " ORDER BY " + order
             )
             async with connection.cursor("export", binary=True, row_factory=args_row(as_movie)) as asked:
-                asked.itersize = _EXPORT_BATCH
                 await asked.execute(statement, parameters + order_parameters)
-                async for movie in asked:
-                    yield movie
+                while movies := await asked.fetchmany(_EXPORT_BATCH):
+                    yield movies
 
     async def history(self, movie_id: int) -> Sequence[Event]:
         """See the port."""

@@ -481,7 +481,7 @@ async def _listed(answer: Awaitable[Sequence[object]]) -> list[object]:
 
 
 async def _exported(side: _Side, query: MovieQuery) -> list[Movie]:
-    return [movie async for movie in side.queries.export(query)]
+    return [movie async for batch in side.queries.export(query) for movie in batch]
 
 
 async def _ledger(side: _Side) -> tuple[list[ImageRecord], list[ImageRecord | None]]:

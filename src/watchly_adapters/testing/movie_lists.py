@@ -91,7 +91,7 @@ async def assert_agreed(store: Store, query: MovieQuery) -> None:
     assert await store.queries.count(query) == len(movies)
     genres = Counter(movie.genre for movie in movies if movie.genre is not None)
     assert {count.genre: count.movies for count in await store.queries.genres(query)} == genres
-    assert [movie async for movie in store.queries.export(query)] == list(movies)
+    assert [movie async for batch in store.queries.export(query) for movie in batch] == list(movies)
 
 
 async def _varied(store: Store) -> Sequence[Movie]:
@@ -361,14 +361,14 @@ class MovieListContract(StoreContract):
                 GenreCount("Crime", 3),
                 GenreCount("Drama", 1),
             ]
-            assert len([movie async for movie in store.queries.export(second)]) == 5
+            assert len([movie async for batch in store.queries.export(second) for movie in batch]) == 5
 
     async def test_of_nothing_there_are_none(self, store: Store) -> None:
         for query in (MovieQuery(), MovieQuery(q="heat"), MovieQuery(sort=(Sort("title"),), genre="x")):
             assert await listed(store, query) == ()
             assert await store.queries.count(query) == 0
             assert list(await store.queries.genres(query)) == []
-            assert [movie async for movie in store.queries.export(query)] == []
+            assert [movie async for batch in store.queries.export(query) for movie in batch] == []
 
     async def test_export_has_the_filters_and_the_order_of_the_list(self, store: Store) -> None:
         drafts = [
@@ -390,5 +390,5 @@ class MovieListContract(StoreContract):
         ):
             movies = await listed(store, query)
             assert len(movies) == size
-            assert [movie async for movie in store.queries.export(query)] == list(movies)
+            assert [movie async for batch in store.queries.export(query) for movie in batch] == list(movies)
             assert await paged(store, msgspec.structs.replace(query, limit=200)) == list(movies)
