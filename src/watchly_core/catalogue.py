@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 import msgspec
 
@@ -25,6 +26,8 @@ from watchly_core.movies import (
 )
 from watchly_core.ports import Clock, ImageStore, MovieQueries, Transaction, Transactions
 from watchly_core.queries import GenreCount, MovieQuery, Page
+
+T = TypeVar("T")
 
 #: Who acts when nobody is named: the service that embeds the catalogue.
 SYSTEM = "system"
@@ -117,7 +120,7 @@ class Catalogue:
 
     async def export(self, query: MovieQuery | None = None) -> AsyncGenerator[Sequence[Movie], None]:
         """All movies of `query` as of one moment, whatever its limit and cursor, in batches."""
-        async with aclosing(self._queries.export(query or MovieQuery())) as batches:
+        async with aclosing(_ahead(self._queries.export(query or MovieQuery()))) as batches:
             async for batch in batches:
                 yield [present(movie, self._store) for movie in batch]
 
@@ -271,8 +274,8 @@ class _Tally:
         raise ImportRejected(ImportReport(0, tuple(self._listed), self.rejected_total, dry_run))
 
 
-async def _ahead(batches: AsyncGenerator[list[MovieDraft], None]) -> AsyncGenerator[list[MovieDraft], None]:
-    """Yield the same batches, each made while the one before it is stored."""
+async def _ahead(batches: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """Yield the same batches, each made while the one before it is used."""
     async with aclosing(batches):
         following = asyncio.ensure_future(anext(batches, None))
         try:
@@ -281,8 +284,9 @@ async def _ahead(batches: AsyncGenerator[list[MovieDraft], None]) -> AsyncGenera
                 yield batch
         finally:
             following.cancel()
-            with suppress(asyncio.CancelledError):
-                await following
+            await asyncio.wait({following})
+            if not following.cancelled():
+                following.exception()  # nobody waits for it any more
 
 
 async def _batches(rows: AsyncIterable[Row], tally: _Tally) -> AsyncGenerator[list[MovieDraft], None]:

@@ -46,6 +46,8 @@ class ImportReport(msgspec.Struct, frozen=True):
     dry_run: bool
 
 
+#: Unknown columns that are told of one header.
+_FAULTS: Final = 20
 #: The longest line that is read, in bytes.
 MAX_LINE: Final = 1_000_000
 
@@ -186,9 +188,15 @@ def _lost(line: int, reason: str) -> InvalidMovie:
 def _noted(lines: Iterable[str], raw: list[str]) -> Iterator[str]:
     """`lines` without a byte order mark, each appended to `raw` as it is read."""
     mark = "\ufeff"
-    for line in lines:
+    start = size = 0
+    for number, line in enumerate(lines, start=1):
         read = line.removeprefix(mark)
         mark = ""
+        if not raw:
+            start, size = number, 0
+        size += len(read)
+        if size > MAX_LINE:
+            raise _lost(start, f"is longer than {MAX_LINE} characters")
         raw.append(read)
         yield read
 
@@ -208,10 +216,14 @@ def _is_quoted(raw: list[str], place: int) -> bool:
 
 def _check_header(columns: list[str], *, ignore_unknown: bool) -> None:
     faults = [
-        Fault("unknown_column", f"the column {name!r} is not one of {', '.join(CLIENT_FIELDS)}", pointer="#")
+        Fault(
+            "unknown_column",
+            f"the column {name[:100]!r} is not one of {', '.join(CLIENT_FIELDS)}",
+            pointer="#",
+        )
         for name in columns
         if name not in CLIENT_FIELDS and not ignore_unknown
-    ]
+    ][:_FAULTS]
     faults += [
         Fault("repeated_column", f"the column {name!r} is there twice", pointer="#")
         for name in CLIENT_FIELDS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, total_ordering
 from typing import Final, Literal, Self, TypeAlias
@@ -22,6 +22,8 @@ MAX_WORDS: Final = 32
 
 #: The lowest id that an adopted row can have: new ones start at 1.
 _MIN_ID: Final = -2_147_483_648
+#: Years that are asked for fit into eight bytes, which is what stores and cursors compare.
+_YEARS: Final = 2**63
 
 #: What a list can be sorted by.
 SortField: TypeAlias = Literal["id", "title", "release_year", "created_at", "updated_at"]
@@ -132,8 +134,8 @@ class MovieQuery(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         cursor: `next_cursor` of the page before, read by `Cursor.decode`.
 
     Raises:
-        InvalidQuery: the limit gives no page, there are too many words, a filter holds what no text can
-            hold, or the cursor belongs to another query.
+        InvalidQuery: the limit gives no page, there are too many words, a text or a year is one that
+            nothing can hold, or the cursor belongs to another query.
     """
 
     q: str | None = None
@@ -147,14 +149,28 @@ class MovieQuery(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def __post_init__(self) -> None:
         """Refuse what means nothing."""
-        if self.limit < 1:
-            raise _invalid("limit", "must be at least 1", code="too_small")
-        if self.genre is not None and ("\0" in self.genre or not _is_text(self.genre)):
-            raise _invalid("genre", "must not hold NUL or a lone surrogate")
-        if self.search is not None and len(self.search.words) > MAX_WORDS:
-            raise _invalid("q", f"must have at most {MAX_WORDS} words", code="too_long")
+        if faults := list(self._faults()):
+            raise InvalidQuery(faults)
+        # Only of a query without faults it can be said whether the cursor belongs to it.
         if self.cursor is not None and not self._owns(self.cursor):
             raise _invalid("cursor", _NO_CURSOR, code="invalid_cursor")
+
+    def _faults(self) -> Iterator[Fault]:
+        if self.limit < 1:
+            yield _fault("limit", "must be at least 1", code="too_small")
+        if self.q is not None and not _is_text(self.q):
+            yield _fault("q", "must not hold a lone surrogate, which is no UTF-8")
+        elif self.search is not None and len(self.search.words) > MAX_WORDS:
+            yield _fault("q", f"must have at most {MAX_WORDS} words", code="too_long")
+        if self.genre is not None and ("\0" in self.genre or not _is_text(self.genre)):
+            yield _fault("genre", "must not hold NUL or a lone surrogate, which is no UTF-8")
+        for name, year in (
+            ("release_year", self.release_year),
+            ("min_release_year", self.min_release_year),
+            ("max_release_year", self.max_release_year),
+        ):
+            if year is not None and not -_YEARS <= year < _YEARS:
+                yield _fault(name, f"must be from {-_YEARS} to {_YEARS - 1}")
 
     @cached_property
     def search(self) -> Search | None:
@@ -231,7 +247,6 @@ class MovieQuery(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         words = None if self.search is None else self.search.words
         years = (self.release_year, self.min_release_year, self.max_release_year)
         order = [(order.column, order.descending) for order in self.order]
-        # Years beyond any integer that msgpack knows are told apart as texts.
         return _digest(msgspec.msgpack.encode([words, self.genre, list(map(str, years)), order]))
 
     def _owns(self, cursor: Cursor) -> bool:
@@ -302,8 +317,12 @@ def _is_text(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def _fault(parameter: str, detail: str, *, code: str = "invalid_value") -> Fault:
+    return Fault(code, detail, parameter=parameter)
+
+
 def _invalid(parameter: str, detail: str, *, code: str = "invalid_value") -> InvalidQuery:
-    return InvalidQuery([Fault(code, detail, parameter=parameter)])
+    return InvalidQuery([_fault(parameter, detail, code=code)])
 
 
 class Page(msgspec.Struct, frozen=True):

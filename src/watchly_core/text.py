@@ -142,7 +142,7 @@ def trigrams(word: str) -> list[str]:
 
 
 #: Of the words that are similar to one, so many count: the closest, then by code point.
-MAX_SIMILAR: Final = 200
+MAX_SIMILAR: Final = 100
 #: The tenths of their trigrams that two words have in common at least, for one to stand for the other.
 LEAST_CLOSENESS: Final = 3
 _CLOSEST: Final = 10
@@ -208,14 +208,17 @@ class Search(msgspec.Struct, frozen=True):
         """By relevance: the title itself, its beginning, words of it, words of the description as well."""
         if not self.words:
             return []
-        title = " ".join(self.words)[:MAX_KEY]
+        title = " ".join(self.words)
+        every = tuple((Term(word, prefix=True),) for word in self.words)
+        # Of a longer one the entries hold the beginning: its words have to match as well.
+        rest, title = (every if len(title) > MAX_KEY else ()), title[:MAX_KEY]
         short = len(title) <= _SHORT
         start = Term((_TITLE_START if short else _TITLE) + title, prefix=not short)
         return [
-            Tier(0, ((Term(_TITLE + title, prefix=False),),)),
-            Tier(1, ((start,),)),
+            Tier(0, ((Term(_TITLE + title, prefix=False),), *rest)),
+            Tier(1, ((start,), *rest)),
             Tier(2, tuple((Term(_IN_TITLE + word, prefix=True),) for word in self.words)),
-            Tier(3, tuple((Term(word, prefix=True),) for word in self.words)),
+            Tier(3, every),
         ]
 
     def similar_tiers(self, meant: Mapping[str, Mapping[str, int]]) -> list[Tier]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -62,6 +63,7 @@ def create_app(container: Container) -> Litestar:
         "catalogue": _fixed(container.catalogue()),
         "gallery": _fixed(container.gallery()),
         "row_threads": _fixed(Threads(_ROW_THREADS, "watchly-rows")),
+        "import_turns": _fixed(asyncio.Semaphore(_ROW_THREADS)),
         "readiness": _fixed(Readiness(container.database(), images)),
     }
     routes: list[type[Controller]] = [

@@ -338,7 +338,7 @@ def reindex() -> None:
     from watchly_adapters.postgres import migrate
     from watchly_adapters.postgres.migrate import pending
     from watchly_adapters.postgres.reindex import reindex as fill
-    from watchly_http.doctor import waiting
+    from watchly_adapters.postgres.reindex import waiting
     from watchly_http.running import started
 
     settings = _settings()

@@ -6,7 +6,6 @@ import asyncio
 import io
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Final
 
 import msgspec
 import psycopg
@@ -17,17 +16,11 @@ from rich.table import Table
 from watchly_adapters.container import make_images
 from watchly_adapters.postgres.migrate import pending
 from watchly_adapters.postgres.pool import address, connect, translated
+from watchly_adapters.postgres.reindex import waiting
 from watchly_adapters.settings import Settings
 from watchly_core.errors import Misconfigured, WatchlyError
 from watchly_core.images import Image, new_key
 from watchly_http.running import started
-
-_COLUMNS: Final = """
-    SELECT attname FROM pg_attribute
-    WHERE attrelid = to_regclass('movies') AND attnum > 0 AND NOT attisdropped
-"""
-_COUNT: Final = "SELECT count(*) FROM movies"
-_COUNT_WAITING: Final = "SELECT count(*) FROM movies WHERE search_version IS NULL"
 
 
 def examine(settings: Settings) -> bool:
@@ -94,24 +87,6 @@ async def _server_version(url: str) -> str:
             cursor = await connection.execute("SHOW server_version")
             row = await cursor.fetchone()
     return str(row[0]) if row else "of an unknown version"
-
-
-async def waiting(url: str) -> int:
-    """How many movies of a database cannot be searched yet; all of them, before it is migrated.
-
-    Raises:
-        Misconfigured: `url` is none, or the server refuses it for good.
-        Unavailable: the server could not be reached in time.
-    """
-    with translated():
-        async with await connect(url) as connection:
-            cursor = await connection.execute(_COLUMNS)
-            columns = {name for (name,) in await cursor.fetchall()}
-            if not columns:
-                return 0
-            count = _COUNT_WAITING if "search_version" in columns else _COUNT
-            row = await (await connection.execute(count)).fetchone()
-    return int(row[0]) if row else 0
 
 
 def _secret(settings: Settings) -> str:

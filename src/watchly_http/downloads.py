@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Final
 
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Send
 
 from watchly_http.problems import log_error
 from watchly_http.requests import ClientGone
+
+#: Bytes a second, on the whole, below which a client is too slow: others wait for what its reply holds.
+_SLOWEST: Final = 50_000
 
 
 class Download(ASGIResponse):
@@ -23,7 +27,8 @@ class Download(ASGIResponse):
         rest: makes the rest of it; it is closed however the reply ends.
         headers: of the reply, Content-Type among them.
         request_id: under which a fault is logged.
-        patience: seconds in which the client has to take the next piece, for it holds what `rest` holds.
+        patience: seconds in which the client has to take the next piece, for it holds what `rest` holds;
+            and those that it may spend on all of them beyond what a slow line needs.
     """
 
     _should_set_content_length = False
@@ -40,6 +45,7 @@ class Download(ASGIResponse):
         super().__init__(headers=headers)
         self._first, self._rest = first, rest
         self._request_id, self._patience = request_id, patience
+        self._sent, self._waited = 0, 0.0
 
     async def send_body(self, send: Send, receive: Receive) -> None:
         """Send all of it, unless the client leaves or stops taking it."""
@@ -59,11 +65,16 @@ class Download(ASGIResponse):
             left.cancel()
 
     async def _send(self, send: Send, chunk: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        room = self._patience + self._sent / _SLOWEST - self._waited
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(min(self._patience, room)):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except TimeoutError:
-            raise ClientGone("the client stopped taking the reply") from None
+            raise ClientGone("the client stopped taking the reply, or takes it too slowly") from None
+        self._sent += len(chunk)
+        self._waited += loop.time() - began
         await asyncio.sleep(0)  # a server that takes it at once would leave no time for others
 
 

@@ -66,6 +66,8 @@ def preference(request: Request, name: str) -> str | None:
     return None
 
 
+#: What is true of every form here, even of those whose type has no such parameter.
+_IMPLIED: Final = {"charset": "utf-8"}
 _QUALITY: Final = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?", re.ASCII)
 
 
@@ -82,7 +84,7 @@ def _quality(form: Representation, ranges: Collection[Sequence[str]]) -> float:
                 weight = float(value) if _QUALITY.fullmatch(value) else 0.0
                 break
             named.append((name, value.lower()))
-        known = all(form.parameters.get(name) == value for name, value in named)
+        known = all(form.parameters.get(name, _IMPLIED.get(name)) == value for name, value in named)
         if breadth >= 0 and known and (breadth, len(named)) > narrowest:
             narrowest, quality = (breadth, len(named)), weight
     return quality

@@ -34,6 +34,8 @@ _PROBLEM_HEADERS: Final[Mapping[str, str]] = {"method_not_allowed": "Allow", "un
 
 #: The problems that every operation can end with.
 _ALWAYS: Final = ("method_not_allowed", "internal", "unavailable")
+#: Those of the operations that read a body.
+_OF_BODIES: Final = ("request_timeout",)
 _KEY: Final = "operation"
 
 
@@ -145,13 +147,14 @@ def _operation(
     problem: type[object],
     statuses: Mapping[str, int],
 ) -> Json:
+    problems = (*operation.problems, *(_OF_BODIES if operation.body else ()), *_ALWAYS)
     described: Json = {
         "operationId": operation.id,
         "summary": operation.summary,
         "description": description,
         "tags": [operation.tag],
         "responses": {
-            **_problems((*operation.problems, *_ALWAYS), schemas[problem], statuses),
+            **_problems(problems, schemas[problem], statuses),
             **{str(status): _reply(reply, schemas) for status, reply in operation.replies.items()},
         },
     }

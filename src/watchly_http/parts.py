@@ -3,6 +3,7 @@
 They are protocols and classes of our own, which Litestar need not check at every request.
 """
 
+import asyncio
 from typing import TypeAlias
 
 from litestar.di import NamedDependency
@@ -17,3 +18,5 @@ Settings: TypeAlias = NamedDependency[SkipValidation[settings.Settings]]
 ImageFiles: TypeAlias = NamedDependency[SkipValidation[ports.ImageFiles]]
 #: Threads that read the rows of imports.
 RowThreads: TypeAlias = NamedDependency[SkipValidation[threads.Threads]]
+#: As many as there are of them: imports beyond these wait before they begin a transaction.
+ImportTurns: TypeAlias = NamedDependency[SkipValidation[asyncio.Semaphore]]

@@ -32,6 +32,7 @@ from watchly_core.errors import (
 from watchly_core.imports import Rejection
 from watchly_core.movies import MAX_FAULTS
 from watchly_http.requests import (
+    BodyTimeout,
     BodyTooLarge,
     ClientGone,
     MalformedRequest,
@@ -104,6 +105,7 @@ KINDS: Final[Mapping[str, Kind]] = {
             "Not acceptable",
             "What is here comes in none of the types that `Accept` asks for.",
         ),
+        Kind("request_timeout", 408, "Request timeout", "The body stopped arriving before its end."),
         Kind("image_conflict", 409, "Image conflict", "The image is being removed and cannot be used."),
         Kind(
             "version_conflict",
@@ -151,6 +153,7 @@ _BY_ERROR: Final[Mapping[type[Exception], str]] = {
     ImageRejected: "image_unreadable",
     ImageTooLarge: "too_large",
     BodyTooLarge: "too_large",
+    BodyTimeout: "request_timeout",
     ImageTypeUnsupported: "unsupported_media_type",
     UnsupportedMediaType: "unsupported_media_type",
     ImageUnreadable: "image_unreadable",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import suppress
@@ -27,6 +28,9 @@ REQUEST_ID: Final = "watchly.request_id"
 HEAD_ONLY: Final = "watchly.head_only"
 VARY: Final = "watchly.vary"
 
+#: Seconds for which the next piece of a body is waited for.
+BODY_WAIT: Final = 30.0
+
 _ID: Final = re.compile(r"[1-9][0-9]{0,9}")
 
 
@@ -39,6 +43,10 @@ class BodyTooLarge(WatchlyError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"the body may have at most {limit} bytes")
+
+
+class BodyTimeout(WatchlyError):
+    """The body stopped arriving before its end."""
 
 
 class NotAcceptable(WatchlyError):
@@ -113,7 +121,7 @@ class Parameters:
     def __init__(self, request: Request, allowed: Collection[str]) -> None:
         self._given: dict[str, str] = {}
         self._faults: list[Fault] = []
-        text = request.scope["query_string"].decode("latin-1")
+        text = request.scope["query_string"].decode("utf-8", "surrogateescape")
         if not text:
             return
         try:
@@ -225,9 +233,14 @@ async def stream(request: Request) -> AsyncIterator[bytes]:
 
     Raises:
         ClientGone: the client left before its end.
+        BodyTimeout: the client sent none of it for too long.
     """
     while True:
-        event = await request.receive()
+        try:
+            async with asyncio.timeout(BODY_WAIT):
+                event = await request.receive()
+        except TimeoutError:
+            raise BodyTimeout("the body stopped arriving before its end") from None
         if event["type"] != "http.request":
             raise ClientGone("the client left before the end of its body")
         # Servers may leave out both members (ASGI 3.0, HTTP, "Request").
@@ -245,6 +258,7 @@ async def read_json(
     Raises:
         UnsupportedMediaType: its Content-Type is none of `accepted`.
         BodyTooLarge: it is too large.
+        BodyTimeout: the client sent none of it for too long.
         MalformedJSON: it is not JSON.
     """
     if media_type(request) not in accepted:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from itertools import islice
 from typing import IO, Final
 
@@ -12,6 +15,7 @@ import msgspec
 from litestar import Controller, MediaType, Response, get, post
 from litestar.response.base import ASGIResponse
 
+from watchly_core.errors import Unavailable
 from watchly_core.exports import write_csv, write_ndjson
 from watchly_core.imports import Form, ImportReport, Row, read_lines, read_rows
 from watchly_core.spools import spooled
@@ -20,7 +24,7 @@ from watchly_http.filters import FILTERS, SORT, read_query
 from watchly_http.movies import ANONYMOUS
 from watchly_http.negotiation import Representation, acceptable, sent_form
 from watchly_http.openapi import Operation, Parameter, Reply
-from watchly_http.parts import Catalogue, RowThreads, Settings
+from watchly_http.parts import Catalogue, ImportTurns, RowThreads, Settings
 from watchly_http.problems import ImportProblem
 from watchly_http.requests import (
     HEAD_ONLY,
@@ -40,6 +44,13 @@ _CSV: Final = Representation("text/csv", {"charset": "utf-8", "header": "present
 #: Rows of an import, and bytes of them, that are read at once: the service answers others in between.
 _ROWS: Final = 250
 _BYTES: Final = 1_000_000
+#: Lines that are read in one go where they make no rows.
+_LINES: Final = 1_000
+
+#: Seconds that an import waits for its turn.
+TURN_WAIT: Final = 5.0
+#: Seconds after which one that did not get it may try again: it has to be sent once more.
+_RETRY_AFTER: Final = 10
 
 _encode = msgspec.json.Encoder().encode
 
@@ -123,7 +134,12 @@ class TransferController(Controller):
         ).opt(),
     )
     async def import_(
-        self, request: Request, catalogue: Catalogue, settings: Settings, row_threads: RowThreads
+        self,
+        request: Request,
+        catalogue: Catalogue,
+        settings: Settings,
+        row_threads: RowThreads,
+        import_turns: ImportTurns,
     ) -> Response[bytes]:
         """Add the movies of a file in one transaction: CSV with a header row, or a JSON object a line.
 
@@ -138,7 +154,7 @@ class TransferController(Controller):
         given.check()
         largest = settings.max_import_bytes
         require_size(request, largest)
-        async with spooled(stream(request), largest, BodyTooLarge(largest)) as (file, _):
+        async with spooled(stream(request), largest, BodyTooLarge(largest)) as (file, _), _turn(import_turns):
             source = _Source(file, form)
             report = await catalogue.add_many(
                 _rows(source, row_threads),
@@ -156,18 +172,37 @@ def _on_error(text: str) -> OnError:
         raise ValueError("must be abort or skip") from None
 
 
+@asynccontextmanager
+async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Let an import add its rows: it holds a connection meanwhile, so only those whose rows are read do.
+
+    Raises:
+        Unavailable: others are still at it.
+    """
+    try:
+        async with asyncio.timeout(TURN_WAIT):
+            await turns.acquire()
+    except TimeoutError:
+        raise Unavailable("imports", "too many imports are under way", retry_after=_RETRY_AFTER) from None
+    try:
+        yield
+    finally:
+        turns.release()
+
+
 class _Source:
     """The rows of a file, read some at a time in a thread."""
 
     def __init__(self, file: IO[bytes], form: Form) -> None:
         self._lines = read_lines(file)
-        self._read = 0
+        self._read = self._taken = 0
         self._stop = threading.Event()
         self._rows = read_rows(self._counted(), form)
 
     def some(self, stop: threading.Event) -> list[Row]:
         """The next rows; none at the end. `stop` ends it early, for a caller that is no longer there."""
         self._stop = stop
+        self._taken = 0
         room = self._read + _BYTES
         found: list[Row] = []
         for row in islice(self._rows, _ROWS):
@@ -181,6 +216,10 @@ class _Source:
             if self._stop.is_set():
                 return
             self._read += len(line)
+            self._taken += 1
+            if self._taken % _LINES == 0:
+                # Lines without rows, blank ones say, end no call: let the loop have the interpreter.
+                time.sleep(0.001)
             yield line
 
 

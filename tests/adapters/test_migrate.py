@@ -12,7 +12,9 @@ import asyncio
 import datetime as dt
 import importlib
 import json
+import random
 import re
+import string
 import subprocess
 import sys
 import uuid
@@ -720,7 +722,43 @@ async def test_a_table_that_belongs_to_another_role_is_adopted(role: str, empty_
     assert titles == [row[1] for row in ROWS if row[0] != 1] + ["Ran"]
 
 
-@pytest.mark.parametrize("trouble", ["may_not_create", "may_not_alter", "another_table", "no_sequence"])
+@pytest.mark.parametrize("way", ["own_table", "moved_table"])
+async def test_another_role_gets_no_rights_of_ours(role: str, empty_database: str, way: str) -> None:
+    # What looks like our log calls a function of that role's: it must not run with more rights than theirs.
+    make_legacy(empty_database)
+    await migrate(empty_database)
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        user = sql.Identifier(role)
+        connection.execute(sql.SQL("CREATE SCHEMA theirs AUTHORIZATION {}").format(user))
+        connection.execute(sql.SQL("ALTER TABLE movies OWNER TO {}").format(user))
+    theirs = make_conninfo(empty_database, options=f"-c role={role}")
+    execute(
+        theirs,
+        "CREATE FUNCTION theirs.who() RETURNS integer LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'run as %', current_user; END $$",
+        "CREATE VIEW theirs.events AS SELECT 99 AS movie_id, theirs.who() AS version",
+    )
+    with pytest.raises(psycopg.Error) as caught:  # noqa: PT012 - whichever of them it is
+        if way == "own_table":
+            execute(
+                theirs,
+                "CREATE TABLE theirs.films (id integer, version integer)",
+                "CREATE TRIGGER films BEFORE INSERT ON theirs.films "
+                "FOR EACH ROW EXECUTE FUNCTION public.watchly_note_foreign_insert()",
+                "INSERT INTO theirs.films VALUES (99, 1)",
+            )
+        else:
+            execute(
+                theirs,
+                "ALTER TABLE movies SET SCHEMA theirs",
+                "INSERT INTO theirs.movies (id, title) VALUES (99, 'Ran')",
+            )
+    assert "run as" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "trouble", ["may_not_create", "may_not_alter", "another_table", "no_sequence", "no_title"]
+)
 async def test_what_it_cannot_migrate_is_named_in_one_line(
     role: str, empty_database: str, trouble: str
 ) -> None:
@@ -731,6 +769,9 @@ async def test_what_it_cannot_migrate_is_named_in_one_line(
             connection.execute("CREATE TABLE movies (id serial PRIMARY KEY, name text)")
         elif trouble == "no_sequence":
             connection.execute(LEGACY.replace("SERIAL", "INTEGER"))
+        elif trouble == "no_title":
+            connection.execute(LEGACY.replace("title VARCHAR(255) NOT NULL", "title VARCHAR(255)"))
+            connection.execute("INSERT INTO movies (title) VALUES ('Heat'), (NULL)")
         else:
             connection.execute(LEGACY)
             connection.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
@@ -743,6 +784,21 @@ async def test_what_it_cannot_migrate_is_named_in_one_line(
     assert "\n" not in str(caught.value)
     columns = "SELECT attname FROM pg_attribute WHERE attrelid = 'movies'::regclass AND attname = 'version'"
     assert select(empty_database, columns) == []
+
+
+async def test_a_title_too_long_to_be_sorted_by_is_named_in_one_line(empty_database: str) -> None:
+    chance = random.Random(7)  # noqa: S311 - a text that cannot be compressed, the same each time
+    title = "".join(chance.choices(string.ascii_letters + string.digits, k=6_000))
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute(LEGACY.replace("title VARCHAR(255)", "title TEXT"))
+        connection.execute("INSERT INTO movies (title) VALUES (%s)", (title,))
+    with pytest.raises(Misconfigured, match="index row size") as caught:
+        await migrate(empty_database)
+    assert "\n" not in str(caught.value)
+    assert title[:100] not in str(caught.value)
+    execute(empty_database, "UPDATE movies SET title = 'Heat'")
+    await migrate(empty_database)
+    assert_searchable(empty_database)
 
 
 @pytest.mark.parametrize("applied", [4, 5])

@@ -470,6 +470,24 @@ async def test_a_savepoint_of_a_host_undoes_its_part(
     assert (await postgres.queries.find(MovieQuery())).data == (kept,)
 
 
+async def test_words_that_a_savepoint_of_a_host_undid_are_noted_when_they_come_back(
+    database_url: str, postgres: PostgresDatabase
+) -> None:
+    async with await psycopg.AsyncConnection.connect(database_url) as connection:
+        tx = PostgresTransaction(connection)
+
+        async def fail() -> None:
+            async with connection.transaction():
+                await tx.movies.add_many([HEAT], NOON)
+                raise Undone
+
+        with pytest.raises(Undone):
+            await fail()
+        (movie,) = await tx.movies.add_many([HEAT], NOON)
+        await connection.commit()
+    assert (await postgres.queries.find(MovieQuery(q="haet"))).data == (movie,)
+
+
 async def test_every_store_works_in_the_session_of_a_host(
     host: psycopg.AsyncConnection[DictRow], postgres: PostgresDatabase, database_url: str
 ) -> None:
@@ -566,6 +584,47 @@ async def test_the_settings_of_a_database_change_no_answer(
         assert await database.queries.get(two.id) == two
         assert list(await database.queries.history(one.id)) == [MovieAdded(one.id, 1, NOON, "système", one)]
         assert len(await database.queries.history(two.id)) == 30
+
+
+async def test_writers_do_not_undo_each_other_where_transactions_are_serializable(database_url: str) -> None:
+    url = make_conninfo(database_url, options="-c default_transaction_isolation=serializable")
+    assert select(url, "SHOW transaction_isolation") == [("serializable",)]
+    writers = 8
+    everybody = asyncio.Barrier(writers)
+
+    async with PostgresDatabase(url, max_size=writers) as database:
+
+        async def write(number: int) -> None:
+            async with database.transactions() as tx:
+                await tx.movies.add(MovieDraft(title=f"unrelated{number} {number}words"), NOON)
+                await everybody.wait()
+
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.gather(*map(write, range(writers)))
+        assert await database.queries.count(MovieQuery(q="unrelated")) == writers
+
+
+async def test_after_a_bulk_load_the_planner_knows_of_it(empty_database: str) -> None:
+    await migrate(empty_database)
+    execute(
+        empty_database,
+        "ALTER TABLE movies SET (autovacuum_enabled = off)",
+        "ALTER TABLE trigrams SET (autovacuum_enabled = off)",
+    )
+    known = """
+        SELECT tablename FROM pg_stats
+        WHERE (tablename, attname) IN (('movies', 'search'), ('trigrams', 'word')) ORDER BY 1
+    """
+
+    async def load(*counts: int) -> list[tuple[object, ...]]:
+        """The tables that have statistics after such batches in one transaction."""
+        async with PostgresDatabase(empty_database) as database, database.transactions() as tx:
+            for count in counts:
+                await tx.movies.add_many([HEAT] * count, NOON)
+        return select(empty_database, known)
+
+    assert await load(10, 10) == []
+    assert await load(2_500, 2_500) == [("movies",), ("trigrams",)]
 
 
 # Cancellation

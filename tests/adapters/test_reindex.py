@@ -311,20 +311,29 @@ async def make_heat(database: PostgresDatabase) -> Movie:
     )
 
 
-async def test_filling_keeps_the_times_that_a_trigger_would_set(empty_database: str) -> None:
+def make_touched(url: str, trigger: str = "set_updated_at") -> None:
+    """The table of an older system, with a trigger that notes the time of each update."""
     execute(
-        empty_database,
+        url,
         LEGACY,
         """
         CREATE FUNCTION note_update() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
-            NEW.updated_at := now();
+            NEW.updated_at := clock_timestamp();
             RETURN NEW;
         END
         $$
         """,
-        "CREATE TRIGGER set_updated_at BEFORE UPDATE ON movies FOR EACH ROW EXECUTE FUNCTION note_update()",
     )
+    create = sql.SQL("CREATE TRIGGER {} BEFORE UPDATE ON movies FOR EACH ROW EXECUTE FUNCTION note_update()")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(create.format(sql.Identifier(trigger)))
+
+
+# Triggers fire in the order of their names.
+@pytest.mark.parametrize("trigger", ["set_updated_at", "updated", "zz_updated", "zzz_a_updated"])
+async def test_filling_keeps_the_times_that_a_trigger_would_set(empty_database: str, trigger: str) -> None:
+    make_touched(empty_database, trigger)
     with psycopg.connect(empty_database, autocommit=True) as connection:
         connection.cursor().executemany(INSERT, ROWS)
     await migrate(empty_database)
@@ -339,6 +348,43 @@ async def test_filling_keeps_the_times_that_a_trigger_would_set(empty_database: 
     assert select(empty_database, "SELECT updated_at FROM movies WHERE id = 1") == [(updated_at,)]
     async with PostgresDatabase(empty_database) as database:
         await assert_told(database)
+
+
+@pytest.mark.parametrize("role", ["origin", "replica"])  # the latter fires no trigger, as when restoring
+async def test_a_row_that_takes_an_id_again_is_told_as_it_is(
+    empty_database: str, role: LiteralString
+) -> None:
+    make_touched(empty_database)
+    execute(empty_database, "INSERT INTO movies (title) VALUES ('Heat')")
+    await migrate(empty_database)
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute("SET session_replication_role = " + role)
+        connection.execute("DELETE FROM movies")
+        connection.execute("INSERT INTO movies (id, title, updated_at) VALUES (1, 'Ran', '2019-07-04')")
+    assert await reindex(empty_database) == 1
+    assert_searchable(empty_database)
+    async with PostgresDatabase(empty_database) as database:
+        await assert_told(database)
+        history = list(map(told, await database.queries.history(1)))
+        assert history == [(MovieRevised, 2, "Ran", 2), (MovieAdded, 1, "Heat", 1)]
+        if role == "origin":
+            movie = await database.queries.get(1)
+            assert movie.updated_at == dt.datetime(2019, 7, 4, tzinfo=dt.UTC)
+
+
+async def test_a_row_that_takes_an_id_again_can_be_revised_before_it_is_filled(
+    database_url: str, postgres: PostgresDatabase
+) -> None:
+    await make_heat(postgres)
+    catalogue = Catalogue(postgres.queries, postgres.transactions)
+    await catalogue.revise(1, {"title": "Heat 2"})
+    execute(database_url, "DELETE FROM movies", "INSERT INTO movies (id, title) VALUES (1, 'Ran')")
+    assert select(database_url, STATE) == [(3, *CLEARED)]
+    await catalogue.revise(1, {"genre": "Drama"})
+    assert select(database_url, STATE) == [(4, 4, *FILLED)]
+    assert await reindex(database_url) == 0
+    await assert_told(postgres)
+    assert [event.version for event in await catalogue.history(1)] == [4, 2, 1]
 
 
 # Beside others

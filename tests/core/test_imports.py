@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -243,6 +244,31 @@ def test_lines_are_bounded() -> None:
         next(lines)
 
 
+@pytest.mark.parametrize("before", [["title\n", "Heat\n"], []], ids=["row", "header"])
+def test_a_record_of_many_lines_is_bounded(before: list[str]) -> None:
+    read = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal read
+        yield from before
+        yield '"\n'
+        while True:  # a new field on each line, so that none of them is long
+            read += 4
+            assert read <= MAX_LINE, "more was read than a record may have"
+            yield '","\n'
+
+    with pytest.raises(InvalidMovie, match=f"what starts at line {len(before) + 1} is longer"):
+        list(read_csv(lines()))
+
+
+def test_records_of_many_lines_are_counted_one_by_one() -> None:
+    lines = 150_000
+    record = '"\n' + '","\n' * (lines - 2) + '"\n'
+    assert len(record) < MAX_LINE < 2 * len(record)
+    rows = csv_rows("title\n" + record * 2 + "Heat\n")
+    assert summary(rows) == [(2, "malformed"), (2 + lines, "malformed"), (2 + 2 * lines, "Heat")]
+
+
 def test_a_lone_surrogate_of_ndjson_is_judged_by_the_movie() -> None:
     (row,) = read_ndjson([b'{"title":"\\ud800"}'])
     assert row == Row(1, {"title": "\ud800"})
@@ -264,6 +290,17 @@ def test_unknown_columns_are_refused_by_name() -> None:
     assert [fault.code for fault in caught.value.faults] == ["unknown_column", "unknown_column"]
     assert "'director'" in caught.value.faults[0].detail
     assert "'id'" in caught.value.faults[1].detail
+
+
+@pytest.mark.parametrize(
+    "header", ["a," * 450_000 + "\n", f"{'x' * 40_000}," * 22 + "\n"], ids=["many", "long"]
+)
+def test_of_many_unknown_columns_some_are_told(header: str) -> None:
+    with pytest.raises(InvalidMovie) as caught:
+        csv_rows(header)
+    codes = [fault.code for fault in caught.value.faults]
+    assert codes == ["unknown_column"] * 20 + ["missing_column"]
+    assert len(str(caught.value)) < 5_000
 
 
 @pytest.mark.parametrize("name", ["Title", "TITLE", "titel", "", "year", "release year", "image_url"])

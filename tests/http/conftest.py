@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import httpx
 import msgspec
 import pytest
 from httpx import Response
@@ -74,6 +75,12 @@ class Client(AsyncTestClient[Litestar]):
                 return {record.image.key: record for record in await tx.images.of_movie(movie_id)}
 
         return self.call(read)
+
+
+def client_of(container: Container) -> httpx.AsyncClient:
+    """A client in the loop of its test: several requests may be under way at once."""
+    transport = httpx.ASGITransport(create_app(container))  # type: ignore[arg-type]  # Litestar's are narrower
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
 
 def movie_in(response: Response) -> Movie:

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import msgspec
 import pytest
 
 from watchly_adapters.container import Container
 from watchly_adapters.settings import read_settings
+from watchly_core import Page
 from watchly_http import logs
 from watchly_http.app import create_app
 from watchly_http.problems import KINDS, Problem
@@ -605,6 +607,18 @@ def test_head_has_the_headers_of_get_and_no_body(server: tuple[str, int]) -> Non
             name: value.lower() for name, value in got.headers.items() if name not in volatile
         }
         assert lines["content-length"] == str(len(got.body))
+
+
+@pytest.mark.parametrize("name", ["q", "genre"])
+def test_a_query_may_hold_utf8_that_is_not_encoded(server: tuple[str, int], name: str) -> None:
+    created = exchange(server, post('{"title": "Ünïcödé", "genre": "Ünïcödé"}'.encode()))
+    assert created is not None
+
+    for value in ("Ünïcödé".encode(), quote("Ünïcödé").encode()):
+        found = exchange(server, get(b"/api/movies?%s=%s" % (name.encode(), value)))
+        assert found is not None
+        page = msgspec.json.decode(found.body, type=Page)
+        assert created.headers["location"] in {f"/api/movies/{movie.id}" for movie in page.data}, value
 
 
 def test_conditions_may_stand_on_several_lines(server: tuple[str, int]) -> None:

@@ -7,9 +7,14 @@ from urllib.parse import quote
 import msgspec
 import pytest
 from httpx import Response
+from litestar.testing import RequestFactory
 from tests.http.conftest import Client, Configure, faults_in, problem_in
 
+from watchly_adapters.settings import MEMORY, read_settings
 from watchly_core import Page
+from watchly_core.errors import InvalidQuery
+from watchly_http.filters import CURSOR, FILTERS, LIMIT, SORT, read_query
+from watchly_http.requests import Request
 
 pytestmark = pytest.mark.anyio
 
@@ -149,6 +154,19 @@ async def test_every_fault_of_the_filters_is_named(
     fake_client: Client, path: str, query: str, faults: set[tuple[str, str]]
 ) -> None:
     assert faults_in(await fake_client.get(f"{path}?{query}"), "invalid_parameter") == faults
+
+
+@pytest.mark.parametrize("name", ["q", "genre", "release_year", "sort", "limit", "cursor"])
+@pytest.mark.parametrize("value", [b"Am\xe9lie", b"\xff", b"%FF", b"%C3x", b"\xed\xa0\x80"], ids=ascii)
+async def test_a_parameter_that_is_not_utf8_is_refused_by_name(name: str, value: bytes) -> None:
+    # Clients cannot send such bytes unencoded, and granian refuses them; another server may pass them on.
+    request: Request = RequestFactory().get("/api/movies")
+    request.scope["query_string"] = b"%s=%s" % (name.encode(), value)
+
+    with pytest.raises(InvalidQuery) as raised:
+        read_query(request, (*FILTERS, SORT, LIMIT, CURSOR), read_settings({"DATABASE_URL": MEMORY}))
+
+    assert [fault.parameter for fault in raised.value.faults] == [name]
 
 
 @pytest.mark.parametrize("path", ["/api/movies", "/api/movies/export"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from typing import Self
 import msgspec
 import pytest
 from dependency_injector import providers
-from tests.http.conftest import Client, Configure, problem_in
+from tests.http.conftest import Client, Configure, client_of, problem_in
 
 from watchly_adapters.container import Database
 from watchly_adapters.memory import MemoryDatabase
@@ -26,6 +27,7 @@ from watchly_core.events import Event
 from watchly_core.movies import Movie
 from watchly_core.ports import MovieQueries, Transaction
 from watchly_core.queries import GenreCount, MovieQuery, Page
+from watchly_http import requests
 from watchly_http.problems import KINDS, Kind, Problem
 
 pytestmark = pytest.mark.anyio
@@ -178,6 +180,41 @@ async def test_allow_lists_the_methods_of_an_address(
     options = await fake_client.options(path)
     assert options.status_code == 204
     assert set(options.headers["allow"].split(", ")) == allowed
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "media_type"),
+    [
+        ("POST", "/api/movies", "application/json"),
+        ("PUT", "/api/movies/1", "application/json"),
+        ("PATCH", "/api/movies/1", "application/merge-patch+json"),
+        ("PUT", "/api/movies/1/image", "image/png"),
+        ("POST", "/api/movies/import", "text/csv"),
+    ],
+)
+async def test_a_body_that_stops_arriving_is_not_waited_for(
+    configure_fakes: Configure, monkeypatch: pytest.MonkeyPatch, method: str, path: str, media_type: str
+) -> None:
+    monkeypatch.setattr(requests, "BODY_WAIT", 0.05)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"title'
+        await asyncio.Event().wait()
+
+    container = configure_fakes()
+    await container.catalogue().add({"title": "Heat"}, actor="test")
+    headers = {"Content-Type": media_type}
+    async with client_of(container) as client, asyncio.timeout(30):
+        response = await client.request(method, path, content=body(), headers=headers)
+
+        problem_in(response, "request_timeout")
+        described = (await client.get("/openapi.json")).json()["paths"]
+        (operation,) = (
+            methods[method.lower()]
+            for route, methods in described.items()
+            if route.replace("{movie_id}", "1") == path
+        )
+        assert "request_timeout" in operation["responses"]["408"]["description"]
 
 
 # ---- the kinds ----

@@ -286,6 +286,43 @@ async def test_a_client_that_stops_reading_is_given_up() -> None:
     assert closed
 
 
+class Line:
+    """A client that takes every piece of a reply, each in its time.
+
+    Attributes:
+        sent: pieces that were sent.
+        ended: whether the reply was, as it should be.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.sent, self.ended = 0, False
+
+    async def send(self, message: Message) -> None:
+        await asyncio.sleep(self._seconds)
+        self.sent += 1
+        self.ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+    async def receive(self) -> HTTPReceiveMessage:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sends anything")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("size", "whole"), [(5, False), (50_000, True)])
+async def test_a_client_that_reads_too_slowly_is_given_up(size: int, *, whole: bool) -> None:
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        for _ in range(100):
+            yield b"x" * size
+
+    line = Line(0.01)
+    async with asyncio.timeout(PATIENCE):
+        await Download(b"first", pieces(), {}, "id", patience=0.5).send_body(line.send, line.receive)
+
+    assert line.ended == whole
+    assert whole == (line.sent == 102)
+
+
 def test_the_head_of_an_endless_export_is_soon_there(server: Server) -> None:
     status, body = server.ask("/api/movies/export", "HEAD")
 

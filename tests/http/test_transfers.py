@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
+import sys
+from typing import Final
 
 import msgspec
 import pytest
 from httpx import Response
-from tests.http.conftest import Client, Configure, faults_in, problem_in
+from tests.http.conftest import Client, Configure, client_of, faults_in, problem_in
 
-from watchly_core.imports import ImportReport
+from watchly_adapters.threads import Threads
+from watchly_core.imports import Form, ImportReport
 from watchly_core.movies import CLIENT_FIELDS
+from watchly_http import transfers
 from watchly_http.problems import ImportProblem
+from watchly_http.transfers import _Source
 
 pytestmark = pytest.mark.anyio
 
@@ -23,6 +29,8 @@ FILMS: tuple[dict[str, object], ...] = (
     {"title": "七人の侍", "description": None, "release_year": 1954, "genre": "Drama"},
     {"title": "=1+1", "description": None, "release_year": 1995, "genre": "Drama"},
 )
+#: Seconds for anything that is to happen; far more than it takes.
+PATIENCE: Final = 30.0
 NDJSON = "application/x-ndjson"
 CSV = "text/csv; charset=utf-8; header=present"
 
@@ -153,6 +161,9 @@ async def test_head_of_an_export(client: Client) -> None:
         (["application/*"], NDJSON),
         (["text/*"], CSV),
         (["TEXT/CSV"], CSV),
+        (["application/x-ndjson; charset=utf-8"], NDJSON),
+        (['application/x-ndjson;charset="UTF-8", text/csv;q=0.5'], NDJSON),
+        (["application/*;charset=utf-8;q=0.5, text/csv;q=0.4"], NDJSON),
         (["text/csv; charset=UTF-8"], CSV),
         (['text/csv;header="present"'], CSV),
         (["text/csv, application/x-ndjson"], NDJSON),
@@ -187,6 +198,8 @@ async def test_the_type_is_negotiated(fake_client: Client, accept: list[str], co
         "*/*;q=0",
         "text/csv;q=0, application/x-ndjson;q=0.0",
         "text/csv;charset=latin1",
+        "application/x-ndjson;charset=latin1",
+        "application/x-ndjson;header=present",
         "text/csv;header=absent",
         "text",
         "*",
@@ -361,6 +374,72 @@ async def test_a_file_that_is_too_large_is_refused(configure: Configure) -> None
         before = await count(client)
         assert "300000" in problem_in(await send(client, most + film), "too_large").detail
         assert await count(client) == before
+
+
+async def test_only_imports_whose_rows_are_read_begin_a_transaction(
+    configure_fakes: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each holds a connection: many of them at once would leave none for anybody else."""
+    monkeypatch.setattr(transfers, "TURN_WAIT", 0.05)
+    container = configure_fakes()
+    async with client_of(container) as client:
+
+        def post() -> asyncio.Task[Response]:
+            headers = {"Content-Type": NDJSON}
+            return asyncio.create_task(client.post("/api/movies/import", content=lines(), headers=headers))
+
+        async with asyncio.timeout(PATIENCE):
+            # On the fakes writers wait for each other: the imports that begin do not get to their end.
+            async with container.database().transactions():
+                going, refused = {post() for _ in range(6)}, set[asyncio.Task[Response]]()
+                while len(refused) < 4:
+                    done, going = await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
+                    refused |= done
+            assert [(await task).json()["added"] for task in going] == [len(FILMS)] * 2
+            for task in refused:
+                problem_in(task.result(), "unavailable")
+                assert int(task.result().headers["retry-after"]) > 0
+            # Whoever had a turn, or had none, gives it back.
+            for response in [await post() for _ in range(3)]:
+                assert report_in(response).added == len(FILMS)
+
+
+class BlankLines(io.BytesIO):
+    """Blank lines without an end, but for those that see that others get on meanwhile.
+
+    Attributes:
+        turns: of the others, counted by them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = self.given = 0
+        self._first_turn: int | None = None
+
+    def readline(self, size: int | None = -1, /) -> bytes:  # noqa: ARG002 - of a file
+        if self._first_turn is None:
+            self._first_turn = self.turns
+        if self.turns - self._first_turn >= 20 or self.given == 300_000:
+            return b""
+        self.given += 1
+        return b"title\n" if self.given == 1 else b"\n"
+
+
+@pytest.mark.parametrize("form", ["csv", "ndjson"])
+async def test_lines_without_rows_leave_the_interpreter_to_others(form: Form) -> None:
+    file, threads = BlankLines(), Threads(1, "rows")
+    source, before = _Source(file, form), sys.getswitchinterval()
+    sys.setswitchinterval(60)  # a thread keeps it for as long as it likes
+    try:
+        reading = asyncio.create_task(threads.lend(source.some))
+        while not reading.done():
+            await asyncio.sleep(0)
+            file.turns += 1
+    finally:
+        sys.setswitchinterval(before)
+
+    assert len(await reading) == (form == "ndjson")
+    assert file.given < 300_000
 
 
 async def test_an_import_is_told_in_the_log(client: Client) -> None:

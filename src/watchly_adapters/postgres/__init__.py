@@ -67,13 +67,21 @@ class PostgresTransactions:
     async def __call__(self) -> AsyncIterator[PostgresTransaction]:
         """See the port."""
         async with self._pool.transaction() as connection:
-            yield PostgresTransaction(connection)
+            tx = PostgresTransaction(connection, remembers=True)
+            yield tx
+            await tx.movies.tell_planner()
 
 
 class PostgresTransaction:
-    """Satisfies `ports.Transaction` on any connection that is inside a transaction, a host's own as well."""
+    """Satisfies `ports.Transaction` on any connection that is inside a transaction, a host's own as well.
 
-    def __init__(self, connection: HostConnection) -> None:
-        self.movies = PostgresMovies(connection)
+    Args:
+        connection: the connection.
+        remembers: whether nobody undoes a part of this transaction, so that bulk loads may go by what
+            they have done before.
+    """
+
+    def __init__(self, connection: HostConnection, *, remembers: bool = False) -> None:
+        self.movies = PostgresMovies(connection, remembers=remembers)
         self.events = PostgresEvents(connection)
         self.images = PostgresImageLedger(connection)

@@ -236,7 +236,11 @@ def _refused(what: str) -> Iterator[None]:
     """Say in one line why the server takes no such change: a right is missing, or a table is another one."""
     try:
         yield
-    except (psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
+    except (
+        psycopg.ProgrammingError,
+        psycopg.NotSupportedError,
+        psycopg.errors.ProgramLimitExceeded,
+    ) as error:
         raise Misconfigured(f"DATABASE_URL: {what}: {str(error).splitlines()[0]}") from error
 
 

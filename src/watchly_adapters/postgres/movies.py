@@ -83,6 +83,10 @@ _REMOVE: Final = "DELETE FROM movies WHERE id = %s"
 _NAIVE: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - as the table holds times
 _AWARE: Final = _NAIVE.replace(tzinfo=UTC)
 
+#: So many new movies make statistics stale; the server itself looks after them a minute later.
+_MANY: Final = 5_000
+# Somebody else may be at it, or be building an index, which waits for this transaction.
+_ANALYZE: Final = "ANALYZE (SKIP_LOCKED) movies, trigrams"
 #: Movies of a bulk load that are prepared at once.
 _SLICE: Final = 100
 
@@ -128,11 +132,17 @@ def movie_cursor(connection: HostConnection) -> AsyncCursor[Movie]:
 
 
 class PostgresMovies:
-    """Satisfies `ports.MovieRepository` on a connection that is inside a transaction."""
+    """Satisfies `ports.MovieRepository` on a connection that is inside a transaction.
 
-    def __init__(self, connection: HostConnection) -> None:
+    Args:
+        connection: the connection.
+        remembers: see `Vocabulary`.
+    """
+
+    def __init__(self, connection: HostConnection, *, remembers: bool = False) -> None:
         self._connection = connection
-        self._vocabulary = Vocabulary(connection)
+        self._vocabulary = Vocabulary(connection, remembers=remembers)
+        self._loaded = 0
 
     async def add(self, draft: MovieDraft, at: datetime) -> Movie:
         """See the port."""
@@ -176,7 +186,13 @@ class PostgresMovies:
                     for row in await asyncio.to_thread(_rows, some, stored, words):
                         await copy.write_row(row)
         await self._vocabulary.learn(words)
+        self._loaded += len(movies)
         return movies
+
+    async def tell_planner(self) -> None:
+        """After a bulk load, let the planner know of it: without statistics it reads whole tables."""
+        if self._loaded >= _MANY:
+            await cursor(self._connection, tuple_row).execute(_ANALYZE)
 
     async def get(self, movie_id: int) -> Movie:
         """See the port."""

@@ -51,6 +51,7 @@ _FINAL: Final = (
 _BY_CLASS: Final = {
     "40": "another transaction was in the way and this one was undone",
     "53": "the server is out of a resource",
+    "54": "a limit of the server was passed",
     "55": "a lock could not be had in time",
     "57": "the statement was ended by the server",
     "58": "the server's disk or system failed",
@@ -134,6 +135,11 @@ def _reason(error: psycopg.OperationalError) -> str:
     return lines[-1].strip() if lines else "no reason given"
 
 
+async def _configure(connection: Connection) -> None:
+    # Where transactions are serializable, looking up words would undo all writers but one.
+    await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+
+
 class Pool:
     """A pool of connections in autocommit mode, with errors translated.
 
@@ -157,6 +163,7 @@ class Pool:
                 "client_encoding": "utf8",
                 "connect_timeout": _CONNECT_TIMEOUT,
             },
+            configure=_configure,
             name="watchly",
         )
         self._streams = asyncio.Semaphore(max(1, max_size // 2))

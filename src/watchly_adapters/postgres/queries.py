@@ -81,7 +81,7 @@ class _Step(msgspec.Struct, frozen=True):
 
 
 class PostgresMovieQueries:
-    """Satisfies `ports.MovieQueries`: each call is one statement, and a search one or two before it."""
+    """Satisfies `ports.MovieQueries`: each call is one statement, and a few before it for mistyped words."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -381,9 +381,12 @@ def _in_order(order: Sequence[Order], tiers: Sequence[Tier]) -> _Clause:
     parameters: list[_Parameter] = []
     for key in order:
         if key.column == "tier":
-            for tier in tiers[:-1]:
-                parts.append("search @@ %s::tsquery DESC")
-                parameters.append(_tsquery(tier.pattern))
+            # The first tier that fits, as a page has it: of two similar tiers neither takes in the other.
+            whens: LiteralString = " ".join(["WHEN search @@ %s::tsquery THEN %s::integer" for _ in tiers])
+            if tiers:
+                parts.append("CASE " + whens + " END")
+            for tier in tiers:
+                parameters += [_tsquery(tier.pattern), tier.number]
         else:
             parts.append(_directed(_EXPRESSIONS[key.column], key))
     return ", ".join(parts), tuple(parameters)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -16,7 +15,7 @@ from watchly_adapters.postgres.movies import COLUMNS, movie_cursor
 from watchly_adapters.postgres.pool import START_WAIT, Connection, connect, cursor, translated
 from watchly_adapters.postgres.vocabulary import Vocabulary, tsvector
 from watchly_core.catalogue import SYSTEM, utc_now
-from watchly_core.events import Event, MovieAdded, MovieRevised
+from watchly_core.events import MovieAdded, MovieRevised
 from watchly_core.movies import Movie
 from watchly_core.text import entries, title_key, vocabulary
 
@@ -52,6 +51,12 @@ _FILL: Final = """
         AS filled (id, version, title_key, search)
     WHERE movies.id = filled.id
 """
+_COLUMNS: Final = """
+    SELECT attname FROM pg_attribute
+    WHERE attrelid = to_regclass('movies') AND attnum > 0 AND NOT attisdropped
+"""
+_COUNT: Final = "SELECT count(*) FROM movies"
+_COUNT_WAITING: Final = "SELECT count(*) FROM movies WHERE search_version IS NULL"
 
 _decode = msgspec.json.Decoder(Movie).decode
 
@@ -69,10 +74,10 @@ class _Newest(msgspec.Struct, frozen=True):
 
 
 class _Work(msgspec.Struct, frozen=True):
-    """Movies at the versions that they get, what their rows are filled with, and the events they lack."""
+    """Movies at the versions that they get, what fills their rows, and the events that they lack by id."""
 
     movies: list[Movie]
-    events: list[Event]
+    events: dict[int, type[MovieAdded | MovieRevised]]
     title_keys: list[str]
     searches: list[str]
     words: set[str]
@@ -103,7 +108,7 @@ async def reindex_rows(connection: Connection) -> int:
     await connection.execute(_SET_PLANS)
     # Each statement sees what was committed before it: rows and their events as of after the lock.
     await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
-    known = Vocabulary(connection)
+    known = Vocabulary(connection, remembers=True)
     done = 0
     for _ in range(_ROUNDS):
         # The end is set, or another program that keeps adding rows would keep this one from ending.
@@ -117,6 +122,24 @@ async def reindex_rows(connection: Connection) -> int:
                 done += await _fill(connection, ids, known)
             next_id = ids[-1] + 1 if ids else last_id + 1
     return done
+
+
+async def waiting(url: str) -> int:
+    """How many movies of a database cannot be searched yet; all of them, before it is migrated.
+
+    Raises:
+        Misconfigured: `url` is none, or the server refuses it for good.
+        Unavailable: the server could not be reached in time.
+    """
+    with translated():
+        async with await connect(url) as connection:
+            asked = await connection.execute(_COLUMNS)
+            columns = {name for (name,) in await asked.fetchall()}
+            if not columns:
+                return 0
+            count = _COUNT_WAITING if "search_version" in columns else _COUNT
+            row = await (await connection.execute(count)).fetchone()
+    return int(row[0]) if row else 0
 
 
 async def _lock(connection: Connection, first_id: int, last_id: int) -> list[int]:
@@ -135,19 +158,27 @@ async def _fill(connection: Connection, ids: list[int], known: Vocabulary) -> in
     """Fill these rows, which are locked, and write the events they lack; how many they were."""
     if not ids:
         return 0
-    async with movie_cursor(connection) as asked:
-        await asked.execute(_READ, (ids,))
-        stored = await asked.fetchall()
+    stored = await _read(connection, ids)
     newest = await _newest_events(connection, ids)
     # In a thread, for it takes a while: a host's loop goes on meanwhile.
-    work = await asyncio.to_thread(_work_out, stored, newest, utc_now())
+    work = await asyncio.to_thread(_work_out, stored, newest)
     await known.learn(work.words)
     versions = [movie.version for movie in work.movies]
     filled = await cursor(connection, tuple_row).execute(
         _FILL, ([movie.id for movie in work.movies], versions, work.title_keys, work.searches)
     )
-    await PostgresEvents(connection).append(*work.events)
+    # As the rows are now: another program's trigger may have had its say.
+    told, now = await _read(connection, list(work.events)), utc_now()
+    await PostgresEvents(connection).append(
+        *(work.events[movie.id](movie.id, movie.version, now, SYSTEM, movie) for movie in told)
+    )
     return filled.rowcount
+
+
+async def _read(connection: Connection, ids: list[int]) -> list[Movie]:
+    async with movie_cursor(connection) as asked:
+        await asked.execute(_READ, (ids,))
+        return await asked.fetchall()
 
 
 async def _newest_events(connection: Connection, ids: list[int]) -> dict[int, _Newest]:
@@ -155,16 +186,15 @@ async def _newest_events(connection: Connection, ids: list[int]) -> dict[int, _N
     return {movie_id: _Newest(*row) for movie_id, *row in rows}
 
 
-def _work_out(stored: Sequence[Movie], newest: Mapping[int, _Newest], now: datetime) -> _Work:
-    work = _Work([], [], [], [], set())
+def _work_out(stored: Sequence[Movie], newest: Mapping[int, _Newest]) -> _Work:
+    work = _Work([], {}, [], [], set())
     for found in stored:
         movie, last = found, newest.get(found.id)
         if last is None or not last.tells(movie):
             if last is not None and last.version >= movie.version:
                 # Another program took the id once more, or wrote before there was a trigger to note it.
                 movie = msgspec.structs.replace(movie, version=last.version + 1)
-            event = MovieAdded if last is None or last.removed else MovieRevised
-            work.events.append(event(movie.id, movie.version, now, SYSTEM, movie))
+            work.events[movie.id] = MovieAdded if last is None or last.removed else MovieRevised
         listed = entries(movie.title, movie.description)
         work.movies.append(movie)
         work.title_keys.append(title_key(movie.title))

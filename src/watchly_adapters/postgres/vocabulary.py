@@ -48,20 +48,28 @@ def tsvector(entries: Iterable[str]) -> str:
 
 
 class Vocabulary:
-    """The vocabulary on a connection that is inside a transaction, which remembers what it has noted."""
+    """The vocabulary on a connection that is inside a transaction.
 
-    def __init__(self, connection: HostConnection) -> None:
+    Args:
+        connection: the connection.
+        remembers: whether words that were noted once are not asked for again. That is only for transactions
+            of our own: a host may undo a part of one.
+    """
+
+    def __init__(self, connection: HostConnection, *, remembers: bool = False) -> None:
         self._connection = connection
+        self._remembers = remembers
         self._noted: set[str] = set()
 
     async def learn(self, words: AbstractSet[str]) -> None:
         """Note those of `words` that are not known yet."""
-        if len(self._noted) > _REMEMBERED:
-            self._noted.clear()
         async with cursor(self._connection, scalar_row) as asked:
             await asked.execute(SELECT_UNKNOWN, (list(words - self._noted),))
             await self.add(await asked.fetchall())
-        self._noted |= words
+        if self._remembers:
+            if len(self._noted) > _REMEMBERED:
+                self._noted.clear()
+            self._noted |= words
 
     async def add(self, words: Iterable[str]) -> None:
         """Note words that `SELECT_UNKNOWN` gave in the same transaction."""

@@ -125,7 +125,7 @@ _genres = _mostly(
     st.sampled_from(["Cr\xefme", "%", ""]) | st.text(_letters, max_size=8),
 )
 _years = _mostly(st.integers(1, 3), st.integers(-MAX_ID - 1, MAX_ID))
-_some_year = _mostly(st.none(), st.none() | _mostly(st.integers(1, 3), st.integers()))
+_some_year = _mostly(st.none(), st.none() | _mostly(st.integers(1, 3), st.integers(-(2**63), 2**63 - 1)))
 
 _searched = _mostly(_spellings | st.sampled_from(_MISTYPED), st.sampled_from(_ODD))
 _searches = _mostly(_searched, st.lists(_searched, min_size=2, max_size=3).map(" ".join))

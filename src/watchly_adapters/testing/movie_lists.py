@@ -197,8 +197,8 @@ class MovieListContract(StoreContract):
         assert sorted(movie.release_year for movie in found if movie.release_year is not None) == years
         await assert_agreed(store, query)
 
-    @pytest.mark.parametrize("far", [2**31, 2**32 + 1995, 2**63, 2**64 + 1995, 10**30])
-    async def test_a_year_may_be_any_integer(self, store: Store, far: int) -> None:
+    @pytest.mark.parametrize("far", [2**31, 2**32 + 1995, 2**63 - 1])
+    async def test_a_year_may_be_any_integer_of_eight_bytes(self, store: Store, far: int) -> None:
         movies = tuple(await add(store, HEAT, MovieDraft(title="x", release_year=2_147_483_647)))
         await add(store, BARE)
         for year in (far, -far - 1):

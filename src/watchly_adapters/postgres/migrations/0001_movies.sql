@@ -13,6 +13,15 @@ CREATE TABLE IF NOT EXISTS movies (
 -- A table of that name which is another one is left as it is: this fails.
 SELECT id, title, description, release_year, genre, image_url, created_at, updated_at FROM movies LIMIT 0;
 
+-- So is one whose movies may lack what each has.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM movies WHERE title IS NULL) THEN
+        RAISE EXCEPTION 'rows of the table movies have no title';
+    END IF;
+END
+$$;
+
 -- And one whose ids do not come from a sequence cannot be added to.
 DO $$
 BEGIN

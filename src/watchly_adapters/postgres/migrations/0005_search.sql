@@ -30,7 +30,7 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER watchly_note_foreign_write BEFORE UPDATE ON movies FOR EACH ROW
+CREATE TRIGGER zzz_watchly_note_foreign_write BEFORE UPDATE ON movies FOR EACH ROW
 WHEN (
     (NEW.version = OLD.version OR NEW.search_version IS DISTINCT FROM NEW.version)
     AND (
@@ -43,8 +43,31 @@ WHEN (
 )
 EXECUTE FUNCTION watchly_note_foreign_write();
 
+-- An id that was used before goes on with the versions it had, for the log has each of them once. The other
+-- program need not have a right to read the log. Only what reads it has our rights, and the table it reads is
+-- settled here for good: whoever calls it, or makes a trigger of it, can put no other table in its place.
+CREATE FUNCTION watchly_last_version(integer) RETURNS integer LANGUAGE sql STABLE SECURITY DEFINER
+BEGIN ATOMIC
+    SELECT max(version) FROM events WHERE movie_id = $1;
+END;
+
+CREATE FUNCTION watchly_note_foreign_insert() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    last integer;
+BEGIN
+    EXECUTE format('SELECT %I.watchly_last_version($1)', TG_TABLE_SCHEMA) INTO last USING NEW.id;
+    NEW.version := coalesce(last + 1, NEW.version);
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER zzz_watchly_note_foreign_insert BEFORE INSERT ON movies FOR EACH ROW
+WHEN (NEW.search_version IS NULL)
+EXECUTE FUNCTION watchly_note_foreign_insert();
+
 -- Tables of older systems may have a trigger that notes the time of each update. Filling the columns above
--- is none: it alone makes `search_version` of a row's own version.
+-- is none: it alone makes `search_version` of a row's own version. Triggers fire in the order of their names,
+-- and ours have to come last.
 CREATE FUNCTION watchly_keep_updated_at() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.updated_at := OLD.updated_at;
@@ -52,7 +75,7 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER watchly_keep_updated_at BEFORE UPDATE ON movies FOR EACH ROW
+CREATE TRIGGER zzz_watchly_keep_updated_at BEFORE UPDATE ON movies FOR EACH ROW
 WHEN (
     NEW.version = OLD.version AND NEW.search_version = NEW.version AND OLD.search_version IS NULL
     AND NEW.updated_at IS DISTINCT FROM OLD.updated_at
