@@ -20,7 +20,7 @@ import msgspec
 from watchly_core.errors import IllegalTransition, ImageNotFound, MovieNotFound
 from watchly_core.events import Event
 from watchly_core.images import Image, ImageRecord, is_key
-from watchly_core.movies import Movie, MovieDraft
+from watchly_core.movies import Movie, MovieDraft, client_fields
 from watchly_core.queries import GenreCount, MovieQuery, Page, Position
 from watchly_core.text import Tier, entries, matches, title_key, vocabulary
 from watchly_core.text import similar as similar_words
@@ -130,11 +130,11 @@ class MemoryMovieQueries:
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return [GenreCount(genre, movies) for genre, movies in ranked]
 
-    async def export(self, query: MovieQuery) -> AsyncGenerator[Sequence[Movie], None]:
+    async def export(self, query: MovieQuery) -> AsyncGenerator[Sequence[MovieDraft], None]:
         """See the port."""
         found, _ = self._listed(msgspec.structs.replace(query, cursor=None), None)
         for start in range(0, len(found), _EXPORT_BATCH):
-            yield [movie for movie, _ in found[start : start + _EXPORT_BATCH]]
+            yield [client_fields(movie) for movie, _ in found[start : start + _EXPORT_BATCH]]
 
     async def history(self, movie_id: int) -> Sequence[Event]:
         """See the port."""

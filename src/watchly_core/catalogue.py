@@ -118,11 +118,14 @@ class Catalogue:
         """The genres of the movies that `query` finds, the most frequent first."""
         return await self._queries.genres(query or MovieQuery())
 
-    async def export(self, query: MovieQuery | None = None) -> AsyncGenerator[Sequence[Movie], None]:
-        """All movies of `query` as of one moment, whatever its limit and cursor, in batches."""
+    async def export(self, query: MovieQuery | None = None) -> AsyncGenerator[Sequence[MovieDraft], None]:
+        """What clients write of all movies of `query`, as of one moment, in batches.
+
+        The query's limit and cursor do not matter.
+        """
         async with aclosing(_ahead(self._queries.export(query or MovieQuery()))) as batches:
             async for batch in batches:
-                yield [present(movie, self._store) for movie in batch]
+                yield batch
 
     async def history(self, movie_id: int) -> Sequence[Event]:
         """What happened to a movie, newest first, also after its removal."""

@@ -9,10 +9,10 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from watchly_core.movies import CLIENT_FIELDS, Movie, client_fields
+from watchly_core.movies import CLIENT_FIELDS, MovieDraft
 
-#: What writers take: movies in batches, as `Catalogue.export` gives them.
-Batches: TypeAlias = AsyncGenerator[Sequence[Movie], None]
+#: What writers take: the fields that clients write, in batches, as `Catalogue.export` gives them.
+Batches: TypeAlias = AsyncGenerator[Sequence[MovieDraft], None]
 
 
 async def write_csv(batches: Batches) -> AsyncGenerator[bytes, None]:
@@ -34,10 +34,10 @@ async def write_ndjson(batches: Batches) -> AsyncGenerator[bytes, None]:
     encode = msgspec.json.Encoder().encode_lines
     async with aclosing(batches):
         async for movies in batches:
-            yield encode(list(map(client_fields, movies)))
+            yield encode(movies)
 
 
-def _csv_line(movie: Movie) -> str:
+def _csv_line(movie: MovieDraft) -> str:
     year = "" if movie.release_year is None else movie.release_year
     return f"{_field(movie.title)},{_field(movie.description)},{year},{_field(movie.genre)}\r\n"
 

@@ -47,8 +47,10 @@ class MovieQueries(Protocol):
         """The genres of those movies, the most frequent first, then by code point; no genre is none."""
         ...
 
-    def export(self, query: MovieQuery) -> AsyncGenerator[Sequence[Movie], None]:
-        """All of the query's movies in its order as of one moment, whatever its limit and cursor, in batches.
+    def export(self, query: MovieQuery) -> AsyncGenerator[Sequence[MovieDraft], None]:
+        """What clients write of all the query's movies, in its order as of one moment, in batches.
+
+        The query's limit and cursor do not matter; nothing is checked.
 
         Closing it early frees what it holds.
         """

@@ -260,9 +260,7 @@ async def test_an_adopted_table_keeps_every_value(empty_database: str, variant: 
     assert await migrate(empty_database) == LABELS
     assert select(empty_database, SELECT) == ROWS
     async with PostgresDatabase(empty_database) as database:
-        assert [movie async for batch in database.queries.export(MovieQuery()) for movie in batch] == list(
-            map(as_movie, ROWS)
-        )
+        assert list((await database.queries.find(MovieQuery(limit=9_999))).data) == list(map(as_movie, ROWS))
         assert (await database.queries.find(MovieQuery(limit=100))).data == tuple(map(as_movie, ROWS))
 
 
@@ -345,9 +343,7 @@ async def test_the_older_system_keeps_writing(empty_database: str) -> None:
         "DELETE FROM movies WHERE id = 3",
     )
     async with PostgresDatabase(empty_database) as database:
-        movies = {
-            movie.title: movie async for batch in database.queries.export(MovieQuery()) for movie in batch
-        }
+        movies = {movie.title: movie for movie in (await database.queries.find(MovieQuery(limit=9_999))).data}
         assert len(movies) == len(ROWS) + 1
         ran, ikiru, heat = movies["Ran"], movies["Ikiru"], movies["Heat!"]
         assert (ran.description, ran.release_year, ran.genre, ran.image, ran.version) == (
@@ -389,7 +385,7 @@ async def test_a_writer_loses_nothing_while_the_migration_runs(empty_database: s
             writer.stop()
     committed = dict(row for writer in writers for row in writer.committed)
     async with PostgresDatabase(empty_database) as database:
-        movies = {movie.id: movie async for batch in database.queries.export(MovieQuery()) for movie in batch}
+        movies = {movie.id: movie for movie in (await database.queries.find(MovieQuery(limit=9_999))).data}
         assert {number: movies[number].title for number in committed} == committed
         assert len(movies) == len(ROWS) + len(committed)
         with_event = set()
@@ -718,7 +714,7 @@ async def test_a_table_that_belongs_to_another_role_is_adopted(role: str, empty_
     legacy = make_conninfo(empty_database, options=f"-c role={role}")
     execute(legacy, "INSERT INTO movies (title) VALUES ('Ran')", "DELETE FROM movies WHERE id = 1")
     async with PostgresDatabase(empty_database) as database:
-        titles = [movie.title async for batch in database.queries.export(MovieQuery()) for movie in batch]
+        titles = [movie.title for movie in (await database.queries.find(MovieQuery(limit=9_999))).data]
     assert titles == [row[1] for row in ROWS if row[0] != 1] + ["Ran"]
 
 

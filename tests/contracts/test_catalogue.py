@@ -27,7 +27,7 @@ from watchly_core.errors import (
 from watchly_core.events import Event, MovieAdded, MovieRemoved, MovieRevised
 from watchly_core.images import Image, new_key
 from watchly_core.imports import ImportReport, Rejection, Row
-from watchly_core.movies import Movie, MovieDraft, MoviePatch
+from watchly_core.movies import Movie, MovieDraft, MoviePatch, client_fields
 from watchly_core.ports import Transaction
 from watchly_core.queries import Cursor, MovieQuery
 
@@ -72,7 +72,7 @@ def catalogue(store: Store, clock: Clock) -> Catalogue:
 
 async def everything(store: Store) -> tuple[list[Movie], list[list[Event]]]:
     """All movies, and the histories of all ids that were given."""
-    movies = [movie async for batch in store.queries.export(MovieQuery()) for movie in batch]
+    movies = list((await store.queries.find(MovieQuery(limit=9_999))).data)
     return movies, [list(await store.queries.history(movie_id)) for movie_id in range(12)]
 
 
@@ -159,9 +159,10 @@ async def test_pages_and_exports(catalogue: Catalogue) -> None:
     assert first.next_cursor is not None
     rest = await catalogue.find(MovieQuery(limit=3, cursor=Cursor.decode(first.next_cursor)))
     assert (rest.data, rest.next_cursor) == (tuple(movies[3:]), None)
-    assert [movie async for batch in catalogue.export() for movie in batch] == movies
+    drafts = list(map(client_fields, movies))
+    assert [draft async for batch in catalogue.export() for draft in batch] == drafts
     later = MovieQuery(limit=1, cursor=Cursor.decode(first.next_cursor))
-    assert [movie async for batch in catalogue.export(later) for movie in batch] == movies
+    assert [draft async for batch in catalogue.export(later) for draft in batch] == drafts
 
 
 @pytest.mark.parametrize("limit", [2**31 - 1, 2**31, sys.maxsize, 2**100])
@@ -175,7 +176,7 @@ async def test_an_export_may_be_left_early(catalogue: Catalogue) -> None:
     await catalogue.add_many(rows({"title": "Film"} for _ in range(1_200)))
     for _ in range(25):
         async with aclosing(catalogue.export()) as export:
-            assert (await anext(export))[0].id == 1
+            assert (await anext(export))[0].title == "Film"
     assert (await catalogue.get(1)).title == "Film"
 
 
@@ -193,7 +194,6 @@ async def test_images_are_shown_as_their_store_gives_them_today(store: Store, cl
     shown = msgspec.structs.replace(added, image=image, image_url=url)
     assert await catalogue.get(added.id) == shown
     assert (await catalogue.find(MovieQuery())).data == (shown, old)
-    assert [movie async for batch in catalogue.export() for movie in batch] == [shown, old]
     stored = msgspec.structs.replace(added, image=image, image_url="/images/old")
     async with store.transactions() as tx:
         await tx.events.append(MovieAdded(added.id, 1, NOON, "system", stored))
@@ -380,7 +380,7 @@ async def test_an_adopted_movie_is_served_as_it_is(catalogue: Catalogue, store: 
     movie = await adopted(store)
     assert await catalogue.get(movie.id) == movie
     assert (await catalogue.find(MovieQuery())).data == (movie,)
-    assert [found async for batch in catalogue.export() for found in batch] == [movie]
+    assert [draft async for batch in catalogue.export() for draft in batch] == [client_fields(movie)]
 
 
 async def test_an_adopted_movie_may_stay_as_it_is(catalogue: Catalogue, store: Store, clock: Clock) -> None:
@@ -454,7 +454,7 @@ async def test_many_are_added_in_their_order_each_with_its_event(catalogue: Cata
     """In several batches, of which the last is not full."""
     report = await catalogue.add_many(rows(films(4_321)), actor="user:7")
     assert report == ImportReport(4_321, (), 0, dry_run=False)
-    added = [movie async for batch in store.queries.export(MovieQuery()) for movie in batch]
+    added = list((await store.queries.find(MovieQuery(limit=9_999))).data)
     assert [movie.title for movie in added] == [f"Film {number}" for number in range(4_321)]
     assert [movie.id for movie in added] == list(range(1, 4_322))
     for movie in [*added[::97], *added[1_998:2_002], *added[3_998:4_002], added[-1]]:
@@ -465,7 +465,7 @@ async def test_many_are_added_in_their_order_each_with_its_event(catalogue: Cata
 @pytest.mark.parametrize("count", [0, 1, 19, 2_000, 2_001])
 async def test_any_number_of_rows(catalogue: Catalogue, store: Store, count: int) -> None:
     assert (await catalogue.add_many(rows(films(count)))).added == count
-    assert len([movie async for batch in store.queries.export(MovieQuery()) for movie in batch]) == count
+    assert len(list((await store.queries.find(MovieQuery(limit=9_999))).data)) == count
     for movie_id in {1, count} - {0}:
         assert len(await store.queries.history(movie_id)) == min(count, 1)
 
@@ -542,7 +542,7 @@ async def test_a_report_lists_the_first_thousand_of_more(catalogue: Catalogue, s
             report = rejected.value.report
         assert report == ImportReport(1_250 * skip_invalid, listed[:1_000], 1_250, dry_run)
         assert tuple(told) == listed
-    assert len([movie async for batch in store.queries.export(MovieQuery()) for movie in batch]) == 1_250
+    assert len(list((await store.queries.find(MovieQuery(limit=9_999))).data)) == 1_250
 
 
 async def test_a_dry_run_adds_nothing(catalogue: Catalogue, store: Store) -> None:

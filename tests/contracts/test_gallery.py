@@ -106,7 +106,7 @@ class House:
         return await self.gallery().attach(movie.id, chunks(content), "image/png")
 
     async def movies(self) -> list[Movie]:
-        return [movie async for batch in self.store.queries.export(MovieQuery()) for movie in batch]
+        return list((await self.store.queries.find(MovieQuery(limit=9_999))).data)
 
     async def kept(self) -> Mapping[str, int]:
         """The files in the store and their sizes; of a directory everything that is in it."""

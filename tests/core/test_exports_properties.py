@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from watchly_core.exports import Batches, write_csv, write_ndjson
 from watchly_core.imports import read_csv, read_lines, read_ndjson
-from watchly_core.movies import Movie, MovieDraft, drafted
+from watchly_core.movies import MovieDraft, drafted
 
 #: What a stored text may hold, with what CSV and JSON treat apart drawn often.
 points = st.sampled_from("\"',;\\ =+-@\u2028\u2029\ufeffé\U0001f3ac\u00ad") | st.characters(
@@ -31,22 +31,17 @@ drafts = st.builds(
 ).map(drafted)
 
 
-async def stream(movies: Iterable[Movie]) -> Batches:
-    for movie in movies:
-        yield [movie]
+async def stream(drafts: Iterable[MovieDraft]) -> Batches:
+    for draft in drafts:
+        yield [draft]
 
 
 def exported(
     write: Callable[[Batches], AsyncGenerator[bytes, None]],
     written: Iterable[MovieDraft],
 ) -> bytes:
-    movies = [
-        Movie(7, draft.title, draft.description, draft.release_year, draft.genre, None, None, 1, None, None)
-        for draft in written
-    ]
-
     async def collect() -> bytes:
-        return b"".join([chunk async for chunk in write(stream(movies))])
+        return b"".join([chunk async for chunk in write(stream(written))])
 
     return asyncio.run(collect())
 

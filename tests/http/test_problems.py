@@ -24,7 +24,7 @@ from watchly_core.errors import (
     Unavailable,
 )
 from watchly_core.events import Event
-from watchly_core.movies import Movie
+from watchly_core.movies import Movie, MovieDraft, client_fields
 from watchly_core.ports import MovieQueries, Transaction
 from watchly_core.queries import GenreCount, MovieQuery, Page
 from watchly_http import requests
@@ -76,8 +76,8 @@ class BrokenQueries:
     async def genres(self, query: MovieQuery) -> Sequence[GenreCount]:  # noqa: ARG002 - the port's
         raise self._error
 
-    async def export(self, query: MovieQuery) -> AsyncGenerator[Sequence[Movie], None]:
-        yield [await self.get(query.limit)]
+    async def export(self, query: MovieQuery) -> AsyncGenerator[Sequence[MovieDraft], None]:
+        yield [client_fields(await self.get(query.limit))]
 
     async def history(self, movie_id: int) -> Sequence[Event]:  # noqa: ARG002 - the port's
         raise self._error

@@ -25,6 +25,7 @@ from watchly_adapters.settings import read_settings
 from watchly_core import GenreCount, Movie, MovieQuery, Page
 from watchly_core.errors import Unavailable
 from watchly_core.events import Event
+from watchly_core.movies import MovieDraft
 from watchly_core.ports import MovieQueries
 from watchly_http import logs
 from watchly_http.app import create_app
@@ -70,13 +71,13 @@ class Queries:
     async def history(self, movie_id: int) -> list[Event]:
         return list(await self._queries.history(movie_id))
 
-    async def export(self, query: MovieQuery) -> AsyncGenerator[list[Movie], None]:
+    async def export(self, query: MovieQuery) -> AsyncGenerator[list[MovieDraft], None]:
         number = 0
         try:
             while query.genre != "down":
                 number += 1
-                movie = (number, f"Movie {number}", "x" * 100, 1995, query.genre, None, None, 1, None, None)
-                yield [Movie(*movie)]
+                title, description = f"Movie {number}", "x" * 100
+                yield [MovieDraft(title=title, description=description, release_year=1995, genre=query.genre)]
                 if query.genre == "failing" and number == MANY:
                     break
                 if query.genre == "faulty" and number == MANY:

@@ -29,7 +29,7 @@ from watchly_adapters.postgres.pool import Connection, Pool, cursor
 from watchly_adapters.postgres.vocabulary import meant
 from watchly_core.errors import MovieNotFound
 from watchly_core.events import Event
-from watchly_core.movies import MAX_ID, Movie
+from watchly_core.movies import MAX_ID, Movie, MovieDraft
 from watchly_core.queries import Column, GenreCount, MovieQuery, Order, Page, Position, moment
 from watchly_core.text import Pattern, Tier
 
@@ -159,16 +159,19 @@ class PostgresMovieQueries:
 
         return await self._pool.read(read)
 
-    async def export(self, query: MovieQuery) -> AsyncGenerator[Sequence[Movie], None]:
+    async def export(self, query: MovieQuery) -> AsyncGenerator[Sequence[MovieDraft], None]:
         """See the port."""
         async with self._pool.stream() as connection:
             tiers = await _tiers(connection, query)
             condition, parameters = _all(_filters(query) + _searched(tiers))
             order, order_parameters = _in_order(query.order, tiers or ())
             statement: LiteralString = (
-                "SELECT" + COLUMNS + "FROM movies WHERE " + condition + " ORDER BY " + order
+                "SELECT title, description, release_year, genre FROM movies WHERE "
+                + condition
+                + " ORDER BY "
+                + order
             )
-            async with connection.cursor("export", binary=True, row_factory=args_row(as_movie)) as asked:
+            async with connection.cursor("export", binary=True, row_factory=args_row(_draft)) as asked:
                 await asked.execute(statement, parameters + order_parameters)
                 while movies := await asked.fetchmany(_EXPORT_BATCH):
                     yield movies
@@ -176,6 +179,10 @@ class PostgresMovieQueries:
     async def history(self, movie_id: int) -> Sequence[Event]:
         """See the port."""
         return await self._pool.read(lambda connection: read_history(connection, movie_id))
+
+
+def _draft(title: str, description: str | None, release_year: int | None, genre: str | None) -> MovieDraft:
+    return MovieDraft(title=title, description=description, release_year=release_year, genre=genre)
 
 
 def _at_most(query: MovieQuery) -> int:

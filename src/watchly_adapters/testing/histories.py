@@ -377,7 +377,7 @@ class Histories(RuleBasedStateMachine):
     def end(self, error: Exception | None) -> None:
         self._same(lambda side: side.leave(error))
         self._open = False
-        self._same(lambda side: _exported(side, MovieQuery()))
+        self._same(lambda side: side.queries.find(MovieQuery(limit=MAX_ID)))
         for movie_id in self._versions:
             self.history(movie_id)
         self._same(_ledger)
@@ -480,7 +480,7 @@ async def _listed(answer: Awaitable[Sequence[object]]) -> list[object]:
     return list(await answer)
 
 
-async def _exported(side: _Side, query: MovieQuery) -> list[Movie]:
+async def _exported(side: _Side, query: MovieQuery) -> list[MovieDraft]:
     return [movie async for batch in side.queries.export(query) for movie in batch]
 
 
