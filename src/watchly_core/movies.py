@@ -83,6 +83,13 @@ class MoviePatch(msgspec.Struct, frozen=True, kw_only=True):
     genre: _Genre | UnsetType | None = UNSET
 
 
+def created(movie_id: int, draft: MovieDraft, at: datetime) -> Movie:
+    """The movie that a draft becomes when it is added."""
+    return Movie(
+        movie_id, draft.title, draft.description, draft.release_year, draft.genre, None, None, 1, at, at
+    )
+
+
 #: What clients write; every other field of Movie is set by the catalogue.
 CLIENT_FIELDS: Final = MovieDraft.__struct_fields__
 _CLIENT_FIELDS: Final = frozenset(CLIENT_FIELDS)

@@ -89,12 +89,16 @@ def _searched(text: str) -> str:
 
 def words(text: str) -> list[str]:
     """The words of `text`, folded, in their order: runs of letters, digits and their marks."""
-    return [word[:MAX_WORD] for word in _words(_searched(text))]
+    return _words_in(_searched(text))
 
 
-def _spellings(text: str) -> Iterator[str]:
-    """The words of `text`, and those that marks join once more as one word."""
-    for run in _runs(_searched(text)):
+def _words_in(searched: str) -> list[str]:
+    return [word[:MAX_WORD] for word in _words(searched)]
+
+
+def _spellings(searched: str) -> Iterator[str]:
+    """The words of a text as `_searched` gives it, and those that marks join once more as one word."""
+    for run in _runs(searched):
         if run.isalnum():
             yield run[:MAX_WORD]
             continue
@@ -117,11 +121,12 @@ def entries(title: str, description: str | None) -> list[str]:
 
     They hold letters, digits, marks and spaces, behind at most one ``=``, ``^`` or ``<``.
     """
-    in_title = set(_spellings(title))
-    found = in_title.union(_spellings(description or ""))
+    searched = _searched(title)
+    in_title = set(_spellings(searched))
+    found = in_title.union(_spellings(_searched(description or "")))
     found.update([_IN_TITLE + word for word in in_title])
     if in_title:
-        whole = " ".join(words(title))[:MAX_KEY]
+        whole = " ".join(_words_in(searched))[:MAX_KEY]
         found.add(_TITLE + whole)
         found.update([_TITLE_START + whole[:length] for length in range(1, min(len(whole), _SHORT) + 1)])
     return sorted(found)

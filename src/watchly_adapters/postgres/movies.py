@@ -15,11 +15,10 @@ from psycopg import AsyncCursor
 from psycopg.rows import args_row, scalar_row, tuple_row
 
 from watchly_adapters.postgres.pool import HostConnection, cursor
-from watchly_adapters.postgres.vocabulary import SELECT_UNKNOWN, Vocabulary, tsvector
+from watchly_adapters.postgres.vocabulary import SELECT_UNKNOWN, Vocabulary, index
 from watchly_core.errors import MovieNotFound, Unavailable
 from watchly_core.images import Image
-from watchly_core.movies import Movie, MovieDraft
-from watchly_core.text import entries, title_key, vocabulary
+from watchly_core.movies import Movie, MovieDraft, created
 
 #: Times that no calendar of ours holds are read as none.
 CREATED_AT: Final = """
@@ -146,7 +145,7 @@ class PostgresMovies:
 
     async def add(self, draft: MovieDraft, at: datetime) -> Movie:
         """See the port."""
-        found = entries(draft.title, draft.description)
+        searched = index(draft)
         stored = stored_time(at)
         async with cursor(self._connection, args_row(_added)) as sink:
             await sink.execute(
@@ -158,9 +157,9 @@ class PostgresMovies:
                     draft.genre,
                     stored,
                     stored,
-                    title_key(draft.title),
-                    tsvector(found),
-                    vocabulary(found),
+                    searched.title_key,
+                    searched.search,
+                    searched.words,
                 ),
             )
             row = await sink.fetchone()
@@ -168,14 +167,14 @@ class PostgresMovies:
             raise Unavailable("database", "an insert gave no id")
         movie_id, unknown = row
         await self._vocabulary.add(unknown)
-        return _new(movie_id, draft, at)
+        return created(movie_id, draft, at)
 
     async def add_many(self, drafts: Sequence[MovieDraft], at: datetime) -> Sequence[Movie]:
         """See the port."""
         async with cursor(self._connection, scalar_row) as sink:
             await sink.execute(_NEXT_IDS, (len(drafts),))
             ids: list[int] = await sink.fetchall()
-            movies = [_new(movie_id, draft, at) for movie_id, draft in zip(ids, drafts, strict=True)]
+            movies = [created(movie_id, draft, at) for movie_id, draft in zip(ids, drafts, strict=True)]
             # As text: psycopg would format the same moment twice for each row.
             stored = str(stored_time(at))
             words: set[str] = set()
@@ -206,7 +205,7 @@ class PostgresMovies:
     async def replace(self, movie: Movie) -> None:
         """See the port."""
         image = None if movie.image is None else _encode_image(movie.image).decode()
-        found = entries(movie.title, movie.description)
+        searched = index(movie)
         async with cursor(self._connection, scalar_row) as sink:
             await sink.execute(
                 _REPLACE,
@@ -220,11 +219,11 @@ class PostgresMovies:
                     movie.version,
                     stored_time(movie.created_at),
                     stored_time(movie.updated_at),
-                    title_key(movie.title),
-                    tsvector(found),
+                    searched.title_key,
+                    searched.search,
                     movie.version,
                     movie.id,
-                    vocabulary(found),
+                    searched.words,
                 ),
             )
             unknown: list[str] | None = await sink.fetchone()
@@ -243,19 +242,12 @@ def _added(movie_id: int, unknown: list[str]) -> tuple[int, list[str]]:
     return movie_id, unknown
 
 
-def _new(movie_id: int, draft: MovieDraft, at: datetime) -> Movie:
-    return Movie(
-        movie_id, draft.title, draft.description, draft.release_year, draft.genre, None, None, 1, at, at
-    )
-
-
 def _rows(movies: Sequence[Movie], stored: str, words: set[str]) -> list[tuple[object, ...]]:
     """The rows of new movies for COPY; the words in them are added to `words`."""
     rows: list[tuple[object, ...]] = []
     for movie in movies:
-        found = entries(movie.title, movie.description)
-        words.update(vocabulary(found))
-        key, search = title_key(movie.title), tsvector(found)
+        searched = index(movie)
+        words.update(searched.words)
         client = (movie.title, movie.description, movie.release_year, movie.genre)
-        rows.append((movie.id, *client, 1, stored, stored, key, search, 1))
+        rows.append((movie.id, *client, 1, stored, stored, searched.title_key, searched.search, 1))
     return rows

@@ -13,11 +13,10 @@ from psycopg.rows import tuple_row
 from watchly_adapters.postgres.events import PostgresEvents
 from watchly_adapters.postgres.movies import COLUMNS, movie_cursor
 from watchly_adapters.postgres.pool import START_WAIT, Connection, connect, cursor, translated
-from watchly_adapters.postgres.vocabulary import Vocabulary, tsvector
+from watchly_adapters.postgres.vocabulary import Vocabulary, index
 from watchly_core.catalogue import SYSTEM, utc_now
 from watchly_core.events import MovieAdded, MovieRevised
 from watchly_core.movies import Movie
-from watchly_core.text import entries, title_key, vocabulary
 
 #: Rows, and bytes of their texts, that one transaction takes: others wait for it no longer than a moment.
 _ROWS: Final = 1_000
@@ -195,9 +194,9 @@ def _work_out(stored: Sequence[Movie], newest: Mapping[int, _Newest]) -> _Work:
                 # Another program took the id once more, or wrote before there was a trigger to note it.
                 movie = msgspec.structs.replace(movie, version=last.version + 1)
             work.events[movie.id] = MovieAdded if last is None or last.removed else MovieRevised
-        listed = entries(movie.title, movie.description)
+        searched = index(movie)
         work.movies.append(movie)
-        work.title_keys.append(title_key(movie.title))
-        work.searches.append(tsvector(listed))
-        work.words.update(vocabulary(listed))
+        work.title_keys.append(searched.title_key)
+        work.searches.append(searched.search)
+        work.words.update(searched.words)
     return work

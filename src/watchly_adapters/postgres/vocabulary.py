@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from typing import Final
+from typing import Final, NamedTuple
 
 from psycopg.rows import scalar_row, tuple_row
 
 from watchly_adapters.postgres.pool import HostConnection, cursor
-from watchly_core.text import LEAST_CLOSENESS, MAX_SIMILAR, exchanges, similar, trigrams
+from watchly_core.movies import Movie, MovieDraft
+from watchly_core.text import (
+    LEAST_CLOSENESS,
+    MAX_SIMILAR,
+    entries,
+    exchanges,
+    similar,
+    title_key,
+    trigrams,
+    vocabulary,
+)
 
 #: Words that bulk loads remember to have noted, so that they ask for each once.
 _REMEMBERED: Final = 200_000
@@ -42,9 +52,20 @@ _CLOSE: Final = """
 """
 
 
-def tsvector(entries: Iterable[str]) -> str:
-    """The entries of a movie as PostgreSQL reads them: `text.entries` holds no quote and no backslash."""
-    return " ".join([f"'{entry}'" for entry in entries])
+class Searched(NamedTuple):
+    """What the row of a movie holds for sorting and finding it, and the words of it."""
+
+    title_key: str
+    search: str
+    words: list[str]
+
+
+def index(movie: Movie | MovieDraft) -> Searched:
+    """What a movie is sorted by and found by: `search` as the text of a tsvector."""
+    found = entries(movie.title, movie.description)
+    # Entries hold no quote and no backslash.
+    search = " ".join([f"'{entry}'" for entry in found])
+    return Searched(title_key(movie.title), search, vocabulary(found))
 
 
 class Vocabulary:
