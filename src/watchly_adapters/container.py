@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 from dependency_injector import containers, providers
@@ -16,6 +16,9 @@ from watchly_adapters.settings import MEMORY, Settings
 from watchly_core import Catalogue, Gallery
 from watchly_core.errors import Misconfigured
 from watchly_core.ports import ImageInspector, ImageStore, MovieQueries, Transactions
+
+#: Where this service hears from an image store elsewhere that an upload has arrived.
+NOTIFICATIONS: Final = "/webhooks/cloudinary"
 
 
 class Database(AbstractAsyncContextManager["Database"], Protocol):
@@ -39,6 +42,14 @@ class Database(AbstractAsyncContextManager["Database"], Protocol):
         """
         ...
 
+    def alone(self, task: str) -> AbstractAsyncContextManager[bool]:
+        """Whether no other process is at `task` until the block ends.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        ...
+
 
 def make_database(settings: Settings) -> Database:
     """The database that DATABASE_URL names; a program that runs the embedded one puts its URL there."""
@@ -57,26 +68,24 @@ def make_database(settings: Settings) -> Database:
 def make_images(settings: Settings) -> ImageStore:
     """The image store that IMAGE_STORE_URL or the CLOUDINARY_ variables name, else files below the home."""
     url = settings.image_store_url or (MEMORY if settings.in_memory else None)
+    secret = settings.secret_key.encode() if settings.secret_key else None
     if url == MEMORY:
         from watchly_adapters.memory import MemoryImages
 
-        return MemoryImages(base_url=settings.public_url)
+        return MemoryImages(base_url=settings.public_url, secret=secret)
     if url is not None and url.startswith("cloudinary:"):
         from watchly_adapters.cloudinary import CloudinaryImages
 
-        return CloudinaryImages.from_url(url)
+        told = f"{settings.public_url}{NOTIFICATIONS}" if settings.public_url else None
+        return CloudinaryImages.from_url(url, notification_url=told)
     from watchly_adapters.filesystem import FilesystemImages
 
     directory = settings.home / "images" if url is None else Path(unquote(urlsplit(url).path))
-    return FilesystemImages(directory, base_url=settings.public_url)
+    return FilesystemImages(directory, base_url=settings.public_url, secret=secret)
 
 
-def make_inspector(settings: Settings) -> ImageInspector:
-    """What looks into images: Pillow, and beside the fakes what needs no library."""
-    if settings.in_memory:
-        from watchly_adapters.headers import HeaderInspector
-
-        return HeaderInspector()
+def make_inspector() -> ImageInspector:
+    """What looks into images."""
     from watchly_adapters.pillow import PillowInspector
 
     return PillowInspector()
@@ -88,7 +97,7 @@ class Container(containers.DeclarativeContainer):
     settings = providers.Dependency(instance_of=Settings)
     database = providers.Singleton(make_database, settings)
     images = providers.Singleton(make_images, settings)
-    inspector = providers.Singleton(make_inspector, settings)
+    inspector = providers.Singleton(make_inspector)
     catalogue = providers.Singleton(
         Catalogue,
         database.provided.queries,

@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import IO, Final, Literal
 
+from watchly_adapters.exif import orientation, shown
+from watchly_adapters.metadata import clean
 from watchly_adapters.threads import Threads
-from watchly_core.errors import ImageUnreadable
-from watchly_core.images import SNIFF_BYTES, Measured, sniff
+from watchly_core.errors import ImageUnreadable, Misconfigured
+from watchly_core.images import SNIFF_BYTES, Measured, Rendition, sniff
 
 #: How many segments, chunks, boxes and entries of one file are looked at; real images have a few dozen.
 _MOST_PARTS: Final = 20_000
@@ -40,7 +42,10 @@ _STRAY_BLOCK: Final = 512
 _LARGEST_BOX: Final = 2**40
 
 _THREADS: Final = 4
-_TURNED: Final = frozenset({5, 6, 7, 8})
+
+#: Cleaning walks whole files: slowly, and after all that answers requests.
+_CLEANERS: Final = 2
+_NICE: Final = 10
 
 
 class HeaderInspector:
@@ -48,6 +53,7 @@ class HeaderInspector:
 
     def __init__(self) -> None:
         self._threads = Threads(_THREADS, "watchly-headers")
+        self._cleaners = Threads(_CLEANERS, "watchly-cleaner", nice=_NICE)
 
     async def measure(self, source: IO[bytes]) -> Measured:
         """The format and the size in pixels of the image in `source`, which is left at its start.
@@ -57,6 +63,21 @@ class HeaderInspector:
             ImageUnreadable: the header is broken.
         """
         return await self._threads.lend(lambda _: measure(source))
+
+    async def clean(self, source: IO[bytes]) -> int:
+        """See the port."""
+        return await self._cleaners.lend(lambda _: clean(source))
+
+    async def decode(self, source: IO[bytes]) -> None:
+        """Nothing: without a library there is no more to an image than its structure, which `clean` walks."""
+
+    async def render(self, source: IO[bytes], rendition: Rendition) -> bytes:  # noqa: ARG002 - see the port
+        """Refuse to.
+
+        Raises:
+            Misconfigured: always.
+        """
+        raise Misconfigured("rendering variants needs Pillow: pip install 'watchly[images]'")
 
 
 def measure(source: IO[bytes]) -> Measured:
@@ -74,29 +95,6 @@ def measure(source: IO[bytes]) -> Measured:
         return Measured(format_, width, height)
     finally:
         source.seek(0)
-
-
-def orientation(exif: bytes) -> int:
-    """The EXIF orientation, 1 to 8; 1 where `exif`, a TIFF structure, does not say or is broken."""
-    exif = exif.removeprefix(b"Exif\0\0")
-    if exif[:4] not in {b"II*\0", b"MM\0*"}:
-        return 1
-    order: Literal["big", "little"] = "little" if exif[:1] == b"I" else "big"
-    start = int.from_bytes(exif[4:8], order)
-    for index in range(int.from_bytes(exif[start : start + 2], order)):
-        entry = exif[start + 2 + 12 * index : start + 14 + 12 * index]
-        if len(entry) < 12:
-            break
-        tag, kind = int.from_bytes(entry[:2], order), int.from_bytes(entry[2:4], order)
-        if (tag, kind) == (0x0112, 3):
-            value = int.from_bytes(entry[8:10], order)
-            return value if value in range(1, 9) else 1
-    return 1
-
-
-def shown(width: int, height: int, exif_orientation: int) -> tuple[int, int]:
-    """The width and height of an image turned as its orientation says."""
-    return (height, width) if exif_orientation in _TURNED else (width, height)
 
 
 class _Budget:
@@ -157,16 +155,17 @@ def _png(source: _Header) -> tuple[int, int]:
         raise ImageUnreadable("the png does not start with a sound IHDR")
     if header[8] not in _PNG_DEPTHS.get(header[9], ()):
         raise ImageUnreadable(f"no png has colour type {header[9]} with {header[8]} bits")
-    turn = 1
+    turn: int | None = None
     for _ in source.parts():
         length, kind = source.number(4), source.exactly(4)
         if kind == b"IDAT":
-            return shown(int.from_bytes(header[:4]), int.from_bytes(header[4:8]), turn)
+            return shown(int.from_bytes(header[:4]), int.from_bytes(header[4:8]), turn or 1)
         if kind == b"IEND":
             break
-        if kind == b"eXIf" and length <= _MOST_BYTES:
-            turn = orientation(source.exactly(length))
-            length = 0
+        if kind == b"eXIf" and turn is None:
+            turn = 1
+            if length <= _MOST_BYTES:
+                turn, length = orientation(source.exactly(length)), 0
         source.skip(length + 4)
     raise ImageUnreadable("the png has no pixels")
 
@@ -274,8 +273,10 @@ def _webp(source: _Header) -> tuple[int, int]:
             size, has_pixels = size or _vp8l_size(source.exactly(5)), True
         elif kind == b"ANMF":
             has_pixels = True
-        elif kind == b"EXIF" and length <= _MOST_BYTES:
-            turn, has_exif = orientation(source.exactly(length)), False
+        elif kind == b"EXIF" and has_exif:
+            # Readers go by the first, and only if they were told of it.
+            turn = orientation(source.exactly(length)) if length <= _MOST_BYTES else 1
+            has_exif = False
         if size is None:
             break
         if has_pixels and not has_exif:

@@ -12,7 +12,7 @@ import msgspec
 
 from watchly_core.errors import Fault, ImportRejected, InvalidMovie, VersionConflict
 from watchly_core.events import Event, MovieAdded, MovieRemoved, MovieRevised
-from watchly_core.images import ImageState
+from watchly_core.images import VARIANTS, ImageState
 from watchly_core.imports import ImportReport, Rejection, Row
 from watchly_core.movies import (
     READ_ONLY,
@@ -63,7 +63,9 @@ def present(movie: Movie, store: ImageStore | None) -> Movie:
     """`movie` as clients see it: with the URLs of its image as its store gives them today."""
     if movie.image is None or store is None:
         return movie
-    return msgspec.structs.replace(movie, image_url=store.url(movie.image.key))
+    key = movie.image.key
+    image = msgspec.structs.replace(movie.image, variants={name: store.url(key, name) for name in VARIANTS})
+    return msgspec.structs.replace(movie, image=image, image_url=store.url(key))
 
 
 class Catalogue:
@@ -118,14 +120,12 @@ class Catalogue:
         """The genres of the movies that `query` finds, the most frequent first."""
         return await self._queries.genres(query or MovieQuery())
 
-    async def export(self, query: MovieQuery | None = None) -> AsyncGenerator[Sequence[MovieDraft], None]:
+    def export(self, query: MovieQuery | None = None) -> AsyncGenerator[Sequence[MovieDraft], None]:
         """What clients write of all movies of `query`, as of one moment, in batches.
 
         The query's limit and cursor do not matter.
         """
-        async with aclosing(_ahead(self._queries.export(query or MovieQuery()))) as batches:
-            async for batch in batches:
-                yield batch
+        return _ahead(self._queries.export(query or MovieQuery()))
 
     async def history(self, movie_id: int) -> Sequence[Event]:
         """What happened to a movie, newest first, also after its removal."""
@@ -141,7 +141,7 @@ class Catalogue:
         checked = drafted(draft)
         async with self._transactions() as tx:
             movie = await tx.movies.add(checked, self._clock())
-            await tx.events.append(_added(movie, actor))
+            await tx.events.append(added(movie, actor))
         return movie
 
     async def replace(
@@ -183,6 +183,8 @@ class Catalogue:
             now = self._clock()
             await tx.movies.remove(movie_id)
             await discard_images(tx, movie_id, now if purge else now + self._grace, purge=purge)
+            if purge:
+                await _discard_tickets(tx, movie_id, now)
             await tx.events.append(MovieRemoved(movie_id, movie.version + 1, now, actor, movie))
 
     async def add_many(
@@ -213,7 +215,7 @@ class Catalogue:
                 if tally.rejected_total and not skip_invalid:
                     continue
                 movies = await tx.movies.add_many(batch, self._clock())
-                await tx.events.append(*(_added(movie, actor) for movie in movies))
+                await tx.events.append(*(added(movie, actor) for movie in movies))
                 tally.added += len(movies)
             return tally.report(dry_run=False, skip_invalid=skip_invalid)
 
@@ -249,7 +251,15 @@ async def discard_images(tx: Transaction, movie_id: int, due_at: datetime, *, pu
             await tx.images.replace(record.moved(ImageState.DISCARDED, due_at=due_at))
 
 
-def _added(movie: Movie, actor: str) -> MovieAdded:
+async def _discard_tickets(tx: Transaction, movie_id: int, due_at: datetime) -> None:
+    """Discard what is being uploaded by tickets of a movie that has gone."""
+    for record in await tx.images.of_movie(movie_id):
+        if record.state is ImageState.PENDING and record.open_until is not None:
+            await tx.images.replace(record.moved(ImageState.DISCARDED, due_at=due_at))
+
+
+def added(movie: Movie, actor: str) -> MovieAdded:
+    """The event of a movie that was just added."""
     # `add` has just set created_at; the fallback is for the type alone.
     return MovieAdded(movie.id, movie.version, movie.created_at or utc_now(), actor, movie)
 

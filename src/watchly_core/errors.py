@@ -5,6 +5,7 @@
     WatchlyError
     ├── Invalid                  the input breaks rules; `faults` lists every one of them
     │   ├── InvalidMovie
+    │   ├── InvalidTicket        a request for a ticket
     │   └── InvalidQuery         a parameter of a query: sort, limit, cursor …
     ├── ImportRejected           some rows of an import break rules; `report` names them
     ├── MalformedJSON            a text that should be JSON is none
@@ -17,6 +18,8 @@
     │   ├── ImageTypeUnsupported content of a type that is not accepted
     │   └── ImageUnreadable      content that is not the image it claims to be
     ├── IllegalTransition        an image may not go from its state to that one
+    ├── UploadConflict           a piece of an upload does not follow on what arrived before it
+    ├── SignatureRejected        a request is not signed by whom it should be, or too long ago
     ├── Unavailable              a dependency did not answer; the same call may succeed later
     └── Misconfigured            a setting or the environment is wrong; trying again will not help
 
@@ -74,6 +77,12 @@ class InvalidMovie(Invalid):
     """A movie that may not be written as it is."""
 
     subject = "movie"
+
+
+class InvalidTicket(Invalid):
+    """A request for a ticket that means nothing."""
+
+    subject = "ticket"
 
 
 class InvalidQuery(Invalid):
@@ -147,6 +156,24 @@ class ImageUnreadable(ImageRejected):
 
 class IllegalTransition(WatchlyError):
     """An image may not go from its present state to the one asked for, or its key is noted already."""
+
+
+class UploadConflict(WatchlyError):
+    """A piece of an upload does not follow on what arrived before it, or another piece is arriving.
+
+    Attributes:
+        received: how many bytes are there, so that the next piece begins with this one.
+    """
+
+    def __init__(self, received: int, detail: str = "") -> None:
+        self.received = received
+        super().__init__(
+            detail or f"the next piece of this upload begins at byte {received}, and comes alone"
+        )
+
+
+class SignatureRejected(WatchlyError):
+    """A request is not signed by whom it should be, or was signed too long ago."""
 
 
 class Unavailable(WatchlyError):

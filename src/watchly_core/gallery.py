@@ -1,70 +1,47 @@
-"""Gallery: the use cases on images.
-
-An image crosses two stores, so every step leaves a record that the sweeper can finish from: a key is
-noted as pending before anything is sent, attached in the transaction that changes the movie, and
-discarded in the transaction that shows another image or none.
-"""
+"""Gallery: the use cases on images."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import AsyncIterable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import IO, Final
+from typing import Final
 
 import msgspec
 
 from watchly_core.catalogue import (
     IMAGE_GRACE,
     SYSTEM,
+    added,
     discard_images,
-    present,
     require_version,
     utc_now,
 )
 from watchly_core.errors import (
-    IllegalTransition,
     ImageNotFound,
-    ImageRejected,
     ImageTooLarge,
+    ImageUnreadable,
     MovieNotFound,
     VersionConflict,
-    WatchlyError,
 )
-from watchly_core.events import ImageAttached, ImageDetached
-from watchly_core.images import (
-    MAX_PIXELS,
-    Image,
-    ImageRecord,
-    ImageState,
-    claimed_format,
-    new_key,
-    require_same,
+from watchly_core.events import ImageDetached
+from watchly_core.images import Image, Rendition, claimed_format, new_key
+from watchly_core.journey import NO_MOVIE, PENDING_FOR, SWEPT, Journey
+from watchly_core.movies import Members, Movie, MovieDraft, drafted
+from watchly_core.ports import (
+    Clock,
+    ImageFile,
+    ImageFiles,
+    ImageInspector,
+    ImageStore,
+    MovieQueries,
+    Transactions,
 )
-from watchly_core.movies import Movie
-from watchly_core.ports import Clock, ImageInspector, ImageStore, MovieQueries, Transactions
-from watchly_core.spools import spooled
+from watchly_core.spools import Spool, spooled
+from watchly_core.sweeper import Sweeper, SweepReport
+from watchly_core.uploads import DirectUploads
 
 MAX_IMAGE_BYTES: Final = 500 * 1000 * 1000
-
-#: After this long an image that is still pending was given up by whoever sent it.
-PENDING_FOR: Final = timedelta(hours=24)
-
-#: Reasons that a report of a sweep names.
-_REASONS: Final = 5
-
-#: The sweeper's first wait after a failure; it doubles with each one.
-_RETRY_AFTER: Final = timedelta(minutes=1)
-_LONGEST_RETRY: Final = timedelta(days=1)
-
-
-class SweepReport(msgspec.Struct, frozen=True):
-    """What a sweep came to: images deleted, those to be tried again, and some of the reasons."""
-
-    deleted: int
-    failed: int
-    reasons: tuple[str, ...] = ()
 
 
 class Gallery:
@@ -79,6 +56,10 @@ class Gallery:
         keys: makes a fresh key for each image.
         max_bytes: the largest image that is accepted; the store's own limit counts as well.
         grace: how long a discarded image can come back before the sweeper takes it.
+
+    Attributes:
+        max_bytes: the largest image that is accepted.
+        uploads: the use cases on images that clients send straight to the store.
     """
 
     def __init__(  # noqa: PLR0913 - a composition root names each part
@@ -99,47 +80,63 @@ class Gallery:
         self._inspector = inspector
         self._clock = clock
         self._keys = keys
-        #: The largest image that is accepted.
-        self.max_bytes = max_bytes if store.max_bytes is None else min(max_bytes, store.max_bytes)
         self._grace = grace
+        self._journey = Journey(transactions, store, inspector, clock, grace)
+        self._sweeper = Sweeper(transactions, store, clock)
+        self.max_bytes = max_bytes if store.max_bytes is None else min(max_bytes, store.max_bytes)
+        self.uploads = DirectUploads(
+            queries, transactions, store, self._journey, clock=clock, keys=keys, max_bytes=self.max_bytes
+        )
 
     async def attach(
         self,
         movie_id: int,
-        content: AsyncIterable[bytes],
-        media_type: str,
+        content: AsyncIterable[bytes] | Spool,
+        media_type: str | None,
         *,
         version: int | None = None,
         actor: str = SYSTEM,
     ) -> Movie:
         """Make `content` the image of a movie; the one before it is discarded.
 
+        `media_type` is what its sender says it is; None if nothing is said.
+
         Raises:
             ImageTypeUnsupported: `media_type` or the content is none that the catalogue keeps.
             MovieNotFound: there is no such movie.
-            ImageTooLarge: too many bytes or pixels.
-            ImageUnreadable: the content is not what `media_type` says, or its header is broken.
+            ImageTooLarge: too many bytes, pixels or pictures.
+            ImageUnreadable: the content is not what `media_type` says, or cannot be decoded.
             VersionConflict: the movie is at another version.
             IllegalTransition: the sweeper is giving the upload up, because it took more than a day.
             ImageNotFound: the sweeper has given it up.
         """
-        claimed = claimed_format(media_type)
+        claimed = None if media_type is None else claimed_format(media_type)
         await self._queries.get(movie_id)
-        too_large = ImageTooLarge(f"an image may have at most {self.max_bytes} bytes")
-        async with spooled(content, self.max_bytes, too_large) as (spool, size):
-            image = await self._inspect(spool, size, claimed)
-            await self._note(image, movie_id)
-            try:
-                await self._store.put(image.key, spool, image)
-                return await self._show(image, movie_id, version, actor)
-            except (ImageRejected, MovieNotFound, VersionConflict):
-                await self._give_up(image.key)
-                raise
-            except (ImageNotFound, IllegalTransition):
-                # The sweeper gave the key up, perhaps before the store had the file.
-                with suppress(WatchlyError):
-                    await self._store.delete(image.key)
-                raise
+        async with self._kept(content, claimed, movie_id, version) as image, self._transactions() as tx:
+            movie = await tx.movies.get(movie_id)
+            require_version(movie, version)
+            return await self._journey.show(tx, movie, image, actor)
+
+    async def add(
+        self,
+        draft: MovieDraft | Members,
+        content: AsyncIterable[bytes] | Spool,
+        media_type: str | None,
+        *,
+        actor: str = SYSTEM,
+    ) -> Movie:
+        """Add a movie together with its image: both of them, or neither.
+
+        Raises:
+            InvalidMovie: the movie breaks rules.
+            ImageRejected: as `attach` does, and the others of its errors on images.
+        """
+        claimed = None if media_type is None else claimed_format(media_type)
+        checked = drafted(draft)
+        async with self._kept(content, claimed, NO_MOVIE) as image, self._transactions() as tx:
+            movie = await tx.movies.add(checked, self._clock())
+            await tx.events.append(added(movie, actor))
+            return await self._journey.show(tx, movie, image, actor)
 
     async def detach(
         self, movie_id: int, *, version: int | None = None, purge: bool = False, actor: str = SYSTEM
@@ -164,80 +161,65 @@ class Gallery:
             await discard_images(tx, movie_id, now if purge else now + self._grace, purge=purge)
             await tx.events.append(ImageDetached(movie_id, bare.version, now, actor, bare))
 
-    async def sweep(self, limit: int = 1_000) -> SweepReport:
-        """Delete up to `limit` images that are due: discarded ones, and pending ones that were given up.
+    @asynccontextmanager
+    async def load(self, key: str, rendition: Rendition | None = None) -> AsyncIterator[ImageFile]:
+        """An image as it is kept, or a rendition of it, which is made when it is first asked for.
 
-        Safe to run anywhere, any number of times at once: an image is claimed before the store is asked
-        and forgotten only after the store has dropped it.
+        Raises:
+            ImageNotFound: there is no such image, or its store serves its images itself.
         """
-        deleted = failed = 0
-        reasons: dict[str, None] = {}
-        for record in await self._claim(limit):
+        store = self._store
+        if not isinstance(store, ImageFiles):
+            raise ImageNotFound("the image store serves its images itself")
+        if rendition is not None:
             try:
-                await self._store.delete(record.image.key)
-                async with self._transactions() as tx:
-                    await tx.images.remove(record.image.key)
-            except WatchlyError as error:
-                failed += 1
-                reasons[str(error)] = None
-            else:
-                deleted += 1
-        return SweepReport(deleted, failed, tuple(reasons)[:_REASONS])
+                await store.render(key, rendition, lambda source: self._inspector.render(source, rendition))
+            except ImageUnreadable as error:
+                # An image that was accepted before images were decoded.
+                raise ImageNotFound(f"image {key} has no {rendition.variant.name}: {error}") from error
+        async with store.read(key, rendition) as file:
+            yield file
 
-    async def _inspect(self, spool: IO[bytes], size: int, claimed: str) -> Image:
-        measured = await self._inspector.measure(spool)
-        require_same(claimed, measured.format)
-        if measured.width * measured.height > MAX_PIXELS:
-            raise ImageTooLarge(
-                f"an image may have at most {MAX_PIXELS} pixels, not {measured.width}x{measured.height}"
-            )
-        return Image(self._keys(), measured.width, measured.height, measured.format, size)
+    async def sweep(self, limit: int = 1_000) -> SweepReport:
+        """Delete up to `limit` images that are due: discarded ones, and pending ones that were given up."""
+        return await self._sweeper.sweep(limit)
 
-    async def _note(self, image: Image, movie_id: int) -> None:
-        async with self._transactions() as tx:
-            due_at = self._clock() + PENDING_FOR
-            await tx.images.add(ImageRecord(image, ImageState.PENDING, movie_id, due_at))
+    async def revive(self) -> int:
+        """Make the images that sweeps gave up due again; how many."""
+        return await self._sweeper.revive()
 
-    async def _show(self, image: Image, movie_id: int, version: int | None, actor: str) -> Movie:
-        async with self._transactions() as tx:
-            movie = await tx.movies.get(movie_id)
-            require_version(movie, version)
-            now = self._clock()
-            shown = msgspec.structs.replace(
-                movie,
-                image=image,
-                # For whoever reads the table without Watchly; Watchly itself asks the store each time.
-                image_url=self._store.url(image.key),
-                version=movie.version + 1,
-                updated_at=now,
-            )
-            await discard_images(tx, movie_id, now + self._grace, purge=False)
-            record = await tx.images.get(image.key)
-            await tx.images.replace(record.moved(ImageState.ATTACHED, due_at=None))
-            await tx.movies.replace(shown)
-            await tx.events.append(ImageAttached(movie_id, shown.version, now, actor, shown))
-        return present(shown, self._store)
+    @asynccontextmanager
+    async def _kept(
+        self,
+        content: AsyncIterable[bytes] | Spool,
+        claimed: str | None,
+        movie_id: int,
+        version: int | None = None,
+    ) -> AsyncIterator[Image]:
+        """An image that is in the store, for the block to show; if it does not, the image is discarded."""
+        async with self._spooled(content) as spool:
+            image = await self._journey.inspect(spool, claimed, self._keys())
+            if version is not None:
+                # Before the image goes to the store in vain; who is right in the end, the block says.
+                require_version(await self._queries.get(movie_id), version)
+            await self._journey.note(image, movie_id, self._clock() + PENDING_FOR)
+            await self._journey.keep(image, spool)
+        try:
+            yield image
+        except (MovieNotFound, VersionConflict):
+            await self._journey.give_up(image.key)
+            raise
+        except SWEPT:
+            await self._journey.take_back(image.key)
+            raise
 
-    async def _give_up(self, key: str) -> None:
-        # Whatever fails here, the record stays for the sweeper, and the first error says more.
-        with suppress(WatchlyError):
-            async with self._transactions() as tx:
-                record = await tx.images.get(key)
-                await tx.images.replace(record.moved(ImageState.DISCARDED, due_at=self._clock()))
-
-    async def _claim(self, limit: int) -> list[ImageRecord]:
-        """Take records that are due out of everybody's reach, each until its next try is due."""
-        claimed: list[ImageRecord] = []
-        async with self._transactions() as tx:
-            now = self._clock()
-            for record in await tx.images.due(now, limit):
-                wait = min(_RETRY_AFTER * 2 ** min(record.attempts, 20), _LONGEST_RETRY)
-                taken = record.moved(
-                    ImageState.DELETING,
-                    # Spread, so that a store that comes back is not met by all of them at once.
-                    due_at=now + wait * random.uniform(1.0, 1.5),  # noqa: S311 - no secret
-                    attempts=record.attempts + 1,
-                )
-                await tx.images.replace(taken)
-                claimed.append(taken)
-        return claimed
+    @asynccontextmanager
+    async def _spooled(self, content: AsyncIterable[bytes] | Spool) -> AsyncIterator[Spool]:
+        too_large = ImageTooLarge(f"an image may have at most {self.max_bytes} bytes")
+        if isinstance(content, Spool):
+            if content.size > self.max_bytes:
+                raise too_large
+            yield content
+            return
+        async with spooled(content, self.max_bytes, too_large) as spool:
+            yield spool

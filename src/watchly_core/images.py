@@ -25,8 +25,11 @@ MEDIA_TYPES: Final[Mapping[str, str]] = {
 
 MAX_PIXELS: Final = 100_000_000
 
-#: How many leading bytes `sniff` needs.
-SNIFF_BYTES: Final = 32
+#: Pictures that an animated image may be made of.
+MAX_FRAMES: Final = 1_000
+
+#: How many leading bytes `sniff` needs: an AVIF says that it is one among a dozen brands.
+SNIFF_BYTES: Final = 64
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -42,6 +45,65 @@ class Image(msgspec.Struct, frozen=True):
     format: str
     bytes: int
     variants: Mapping[str, str] = {}
+
+
+class Variant(msgspec.Struct, frozen=True):
+    """A smaller image that is made of another one; sizes are in pixels.
+
+    With `fill` it has exactly this size, and what stands out of it is cut off on both sides; without, it is
+    the largest that fits into it, and never larger than the original.
+    """
+
+    name: str
+    width: int
+    height: int
+    fill: bool
+
+
+#: What clients can load of every image, beside the original.
+VARIANTS: Final[Mapping[str, Variant]] = {
+    variant.name: variant
+    for variant in (Variant("thumbnail", 300, 450, fill=True), Variant("card", 600, 900, fill=False))
+}
+
+#: The formats that variants are rendered in, the one that more browsers know first.
+RENDERED: Final = ("webp", "avif")
+
+
+class Rendition(msgspec.Struct, frozen=True):
+    """A variant in one of the formats of `RENDERED`."""
+
+    variant: Variant
+    format: str
+
+    @property
+    def name(self) -> str:
+        """What tells it from the other renditions of its image, such as ``thumbnail.webp``."""
+        return f"{self.variant.name}.{self.format}"
+
+
+class StoredImage(msgspec.Struct, frozen=True):
+    """What a store says of an image that it keeps; None is what it does not look into."""
+
+    bytes: int
+    width: int | None = None
+    height: int | None = None
+    format: str | None = None
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """How a client sends an image straight to where it is kept, until `expires_at`.
+
+    With `fields` the body is a form (multipart/form-data) of them and the file, last, as ``file``; without,
+    it is the image itself.
+    """
+
+    key: str
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    fields: Mapping[str, str]
+    expires_at: datetime
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -76,8 +138,9 @@ _TRANSITIONS: Final[Mapping[ImageState, frozenset[ImageState]]] = {
 class ImageRecord(msgspec.Struct, frozen=True):
     """The ledger's line on one image.
 
-    `due_at` is when the sweeper may take it (None: never, it is attached); `attempts` counts the
-    sweeper's tries.
+    `due_at` is when the sweeper may take it (None: never, it is attached, or the sweeper has given it up);
+    `attempts` counts the sweeper's tries. A ticket lets somebody write under the key until `open_until`:
+    the sweeper comes after that, so that nothing arrives behind it.
     """
 
     image: Image
@@ -85,6 +148,12 @@ class ImageRecord(msgspec.Struct, frozen=True):
     movie_id: int
     due_at: datetime | None
     attempts: int = 0
+    open_until: datetime | None = None
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the sweeper has given it up: its store would not drop it, however often it was asked."""
+        return self.state is ImageState.DELETING and self.due_at is None
 
     def moved(self, state: ImageState, *, due_at: datetime | None, attempts: int = 0) -> ImageRecord:
         """This record in another state.
@@ -96,6 +165,8 @@ class ImageRecord(msgspec.Struct, frozen=True):
             raise IllegalTransition(
                 f"image {self.image.key} is {self.state.value} and cannot become {state.value}"
             )
+        if due_at is not None and self.open_until is not None:
+            due_at = max(due_at, self.open_until)
         return msgspec.structs.replace(self, state=state, due_at=due_at, attempts=attempts)
 
 

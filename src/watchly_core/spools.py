@@ -3,44 +3,98 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import IO, Final
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from typing import IO, Final, NamedTuple, TypeVar
 
 from watchly_core.errors import Unavailable, WatchlyError
 
+T = TypeVar("T")
+
 #: Bytes that are kept in memory before they go to a file.
 _IN_MEMORY: Final = 256 * 1024
+#: Bytes that are gathered before they are written, in a thread: each of those trips costs as much as
+#: writing many of the small pieces that a server gives.
+_BLOCK: Final = 512 * 1024
+
+#: Writers at a time. They are not the event loop's own threads, which others wait for; more of them would
+#: take the processors from requests that are quickly answered.
+_WRITERS: Final = 2
+_NICE: Final = 10
+
+
+def _step_back() -> None:
+    # To Linux a thread is a process of its own; elsewhere this would be said of all of them.
+    if sys.platform == "linux":
+        with suppress(OSError):  # no further than the system lets it
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICE)
+
+
+_writers: Final = ThreadPoolExecutor(_WRITERS, "watchly-spools", _step_back)
+
+
+class Spool(NamedTuple):
+    """A file, at its start, that holds all that was sent, and its size in bytes."""
+
+    file: IO[bytes]
+    size: int
 
 
 @asynccontextmanager
 async def spooled(
     content: AsyncIterable[bytes], largest: int, too_large: WatchlyError
-) -> AsyncIterator[tuple[IO[bytes], int]]:
-    """A file, at its start, that holds all of `content`, and its size in bytes; it lives in the block.
+) -> AsyncIterator[Spool]:
+    """All of `content` in a file that lives in the block.
 
     Raises:
         WatchlyError: `too_large`, if there are more than `largest` bytes.
         Unavailable: there is no room for them.
     """
-    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as file:
-        size = 0
+    file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed below, in a thread
+    size = gathered = 0
+    block: list[bytes] = []
+
+    def write() -> None:
+        file.writelines(block)
+
+    try:
         async for chunk in content:
             size += len(chunk)
             if size > largest:
                 raise too_large
-            await _do(partial(file.write, chunk), size)
-        await _do(partial(file.seek, 0), size)
-        yield file, size
+            block.append(chunk)
+            gathered += len(chunk)
+            if gathered >= _BLOCK:
+                await _do(write, size)
+                block, gathered = [], 0
+        await _do(write, size)
+        await _do(lambda: file.seek(0), size)
+        yield Spool(file, size)
+    finally:
+        # Freeing what a large file takes of a disk takes time as well.
+        await _do(file.close, size)
 
 
-async def _do(step: Callable[[], int], size: int) -> None:
+async def _do(step: Callable[[], T], size: int) -> T:
+    """Take a step, in a thread where the disk has a part in it; a caller that is cancelled waits for it."""
     try:
         if size <= _IN_MEMORY:
-            step()
-        else:
-            await asyncio.to_thread(step)
+            return step()
+        job = asyncio.wrap_future(_writers.submit(step))
+        try:
+            return await asyncio.shield(job)
+        except asyncio.CancelledError:
+            while not job.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({job})
+            if not job.cancelled():
+                job.exception()  # retrieved, or asyncio would log it as lost
+            raise
     except OSError as error:
         raise Unavailable("uploads", f"no room for an upload: {error.strerror}") from error

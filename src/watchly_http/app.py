@@ -16,14 +16,18 @@ from litestar.di import Provide
 from watchly_adapters.container import Container
 from watchly_adapters.settings import Settings
 from watchly_adapters.threads import Threads
-from watchly_core.ports import ImageFiles
+from watchly_core.ports import ImageFiles, ImageNotifications
 from watchly_http.front import Front, host_check
-from watchly_http.images import ImageFileController, MovieImageController
+from watchly_http.image_files import ImageFileController
+from watchly_http.images import MovieImageController
 from watchly_http.movies import GenreController, MovieController
 from watchly_http.openapi import document
 from watchly_http.ops import DocumentationController, HealthController, ProblemController, Readiness
 from watchly_http.problems import KINDS, Problem, reply_to_error
+from watchly_http.running import closing_parts
+from watchly_http.sweeping import sweeping
 from watchly_http.transfers import TransferController
+from watchly_http.webhooks import NotificationController
 
 #: Imports whose rows are read at a time; those of others wait.
 _ROW_THREADS: Final = 2
@@ -36,14 +40,18 @@ _EXPOSED: Final = [
     "Preference-Applied",
     "Idempotency-Replayed",
     "Watchly-Position",
+    "Upload-Offset",
+    "Content-Range",
 ]
 _ALLOWED: Final = [
     "Authorization",
+    "Content-Range",
     "Content-Type",
     "Idempotency-Key",
     "If-Match",
     "If-None-Match",
     "Prefer",
+    "Range",
     "X-Request-ID",
 ]
 
@@ -51,17 +59,21 @@ _ALLOWED: Final = [
 def create_app(container: Container) -> Litestar:
     """The REST API over the parts of `container`, which live as long as the application runs."""
     settings: Settings = container.settings()
-    images = container.images()
+    images, gallery = container.images(), container.gallery()
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with container.database():
+        async with (
+            closing_parts(container),
+            container.database() as database,
+            sweeping(database, gallery, settings.sweep_interval),
+        ):
             yield
 
     dependencies = {
         "settings": _fixed(settings),
         "catalogue": _fixed(container.catalogue()),
-        "gallery": _fixed(container.gallery()),
+        "gallery": _fixed(gallery),
         "row_threads": _fixed(Threads(_ROW_THREADS, "watchly-rows")),
         "import_turns": _fixed(asyncio.Semaphore(_ROW_THREADS)),
         "readiness": _fixed(Readiness(container.database(), images)),
@@ -76,8 +88,9 @@ def create_app(container: Container) -> Litestar:
         DocumentationController,
     ]
     if isinstance(images, ImageFiles):
-        dependencies["files"] = _fixed(images)
         routes.append(ImageFileController)
+    if isinstance(images, ImageNotifications):
+        routes.append(NotificationController)
 
     app = Litestar(
         routes,

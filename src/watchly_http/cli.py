@@ -295,34 +295,43 @@ async def _export(settings: Settings, query: MovieQuery, form: Form, out: IO[byt
 
 
 @cli.command()
-def sweep() -> None:
+@click.option("--retry-dead", is_flag=True, help="Try those again that were given up after many tries.")
+def sweep(*, retry_dead: bool) -> None:
     """Delete the images that are due from their store: discarded ones and uploads that were given up.
 
+    `serve` does so by itself every SWEEP_INTERVAL.
+
     \b
-    Example:
+    Examples:
       watchly sweep
+      watchly sweep --retry-dead
     """
     from watchly_http.running import running_database
 
     settings = _settings()
     _refuse_memory(settings)
     with running_database(settings) as (prepared, _):
-        asyncio.run(_sweep(prepared))
+        asyncio.run(_sweep(prepared, retry_dead=retry_dead))
 
 
-async def _sweep(settings: Settings) -> None:
+async def _sweep(settings: Settings, *, retry_dead: bool) -> None:
     from watchly_http.running import entered
 
-    deleted = failed = 0
+    deleted = failed = dead = 0
     reasons: dict[str, None] = {}
     async with entered(settings) as container:
+        if retry_dead:
+            await container.gallery().revive()
         while True:
             report = await container.gallery().sweep()
-            deleted, failed = deleted + report.deleted, failed + report.failed
+            deleted, failed, dead = deleted + report.deleted, failed + report.failed, dead + report.dead
             reasons |= dict.fromkeys(report.reasons)
-            if not report.deleted + report.failed:
+            # What failed would not do better at once.
+            if not report.deleted:
                 break
-    _say(f"images deleted: {deleted}, to be tried again: {failed}")
+    _say(f"images deleted: {deleted}, to be tried again: {failed - dead}")
+    if dead:
+        _say(f"images given up: {dead}; `watchly sweep --retry-dead` tries them again")
     if failed:
         raise Unavailable("image_store", "; ".join(reasons))
 
@@ -352,6 +361,27 @@ def reindex() -> None:
             asyncio.run(migrate(url))
             filled = found - asyncio.run(waiting(url))
         _say(f"movies indexed: {filled + asyncio.run(fill(url))}")
+
+
+@cli.group()
+def dev() -> None:
+    """Tools for development."""
+
+
+@dev.command()
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), default=0, help="Port to listen at; 0 takes a free one."
+)
+def cloudinary(port: int) -> None:
+    """Run a small Cloudinary on this machine, which forgets everything when it stops.
+
+    \b
+    Example:
+      watchly dev cloudinary --port 5001
+    """
+    from watchly_adapters.testing.cloudinary import run_cloudinary
+
+    run_cloudinary(port, say=_say)
 
 
 @cli.command()

@@ -27,22 +27,24 @@ class Download(ASGIResponse):
         rest: makes the rest of it; it is closed however the reply ends.
         headers: of the reply, Content-Type among them.
         request_id: under which a fault is logged.
+        status_code: of the reply.
         patience: seconds in which the client has to take the next piece, for it holds what `rest` holds;
             and those that it may spend on all of them beyond what a slow line needs.
     """
 
     _should_set_content_length = False
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a reply, each part with its name
         self,
         first: bytes,
         rest: AsyncGenerator[bytes, None],
         headers: dict[str, str],
         request_id: str,
         *,
+        status_code: int = 200,
         patience: float = 60.0,
     ) -> None:
-        super().__init__(headers=headers)
+        super().__init__(headers=headers, status_code=status_code)
         self._first, self._rest = first, rest
         self._request_id, self._patience = request_id, patience
         self._sent, self._waited = 0, 0.0

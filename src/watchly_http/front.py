@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 from typing import Final
 from uuid import uuid4
@@ -200,13 +200,14 @@ def _answer_to_options(headers: list[tuple[bytes, bytes]], scope: Scope) -> list
     return [(name, allow if name == b"allow" else value) for name, value in kept]
 
 
-def host_check(allowed: Collection[str]) -> Callable[[Request], None]:
+def host_check(allowed: Collection[str]) -> Callable[[Request], Awaitable[None]]:
     """A check that a request names one host (RFC 9112, section 3.2), one of `allowed` if there are any.
 
     Health may be asked for under any name: probes use addresses.
     """
 
-    def check(request: Request) -> None:
+    # Asynchronous without need: Litestar would run it in a thread, for every request.
+    async def check(request: Request) -> None:
         # granian gives an empty one where there is none.
         hosts = [host for host in request.headers.getall("host", []) if host]
         if len(hosts) != 1 and request.scope["http_version"] == "1.1":

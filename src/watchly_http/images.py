@@ -1,32 +1,53 @@
-"""The routes of images."""
+"""The routes of the images of movies."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
-from litestar import Controller, Response, delete, get, put
+import msgspec
+from litestar import Controller, MediaType, Response, delete, post, put
 from litestar.params import FromPath
-from litestar.response import Stream
 
 from watchly_core import Movie
-from watchly_core.errors import ImageNotFound
-from watchly_core.images import MEDIA_TYPES, claimed_format, is_key, sniff
-from watchly_http.conditional import matches, precondition
+from watchly_core.errors import Fault, ImageNotFound, InvalidMovie, InvalidTicket
+from watchly_core.images import MEDIA_TYPES, Ticket, claimed_format, is_key
+from watchly_core.spools import Spool
+from watchly_http.conditional import precondition
+from watchly_http.forms import FORM, IMAGE, FilePart, read_form
 from watchly_http.movies import ANONYMOUS, movie_reply
-from watchly_http.openapi import IF_MATCH, MOVIE_ID, PURGE, Operation, Parameter, Reply
-from watchly_http.parts import Catalogue, Gallery, ImageFiles
+from watchly_http.openapi import IF_MATCH, KEY, MOVIE_ID, PURGE, Operation, Reply
+from watchly_http.parts import Catalogue, Gallery, Settings
 from watchly_http.requests import (
-    HEAD_ONLY,
+    Parameters,
     Request,
     flag,
     media_type,
     parameter,
     read_id,
+    read_json,
     require_plain,
     require_size,
     stream,
 )
+
+#: What a Content-Length can say.
+_MOST_BYTES = 2**53 - 1
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ImageForm(msgspec.Struct, frozen=True):
+    """A form that holds an image."""
+
+    image: FilePart
+
+
+class TicketRequest(msgspec.Struct, frozen=True):
+    """The image that a client wants to upload directly: its media type, and its size in bytes."""
+
+    content_type: str
+    bytes: int
 
 
 class MovieImageController(Controller):
@@ -41,7 +62,7 @@ class MovieImageController(Controller):
             "Set the image of a movie",
             tag="Images",
             parameters=(MOVIE_ID, IF_MATCH),
-            body=dict.fromkeys(sorted(set(MEDIA_TYPES) - {"image/jpg"}), bytes),
+            body={**dict.fromkeys(sorted(set(MEDIA_TYPES) - {"image/jpg"}), bytes), FORM: ImageForm},
             replies={200: Reply("The movie with its image.", Movie, headers=("ETag",))},
             problems=(
                 "malformed_request",
@@ -50,6 +71,7 @@ class MovieImageController(Controller):
                 "version_conflict",
                 "too_large",
                 "unsupported_media_type",
+                "validation",
                 "image_unreadable",
             ),
         ).opt(),
@@ -57,16 +79,29 @@ class MovieImageController(Controller):
     async def attach(
         self, request: Request, movie_id: FromPath[str], catalogue: Catalogue, gallery: Gallery
     ) -> Response[bytes]:
-        """Send the image as the body, its type as the Content-Type."""
-        claimed_format(media_type(request))
+        """Send the image as the body, its type as the Content-Type; or as the part `image` of a form."""
+        sent_type: str | None = media_type(request)
+        is_form = sent_type == FORM
+        if not is_form:
+            claimed_format(media_type(request))
         require_plain(request)
         wanted = precondition(request)
         number = read_id(movie_id)
-        require_size(request, gallery.max_bytes)
-        version = await wanted.version(number, catalogue)
-        shown = await gallery.attach(
-            number, stream(request), media_type(request), version=version, actor=ANONYMOUS
-        )
+        content: AsyncIterator[bytes] | Spool
+        async with AsyncExitStack() as stack:
+            if is_form:
+                await catalogue.get(number)  # before all of the form is read
+                form = await stack.enter_async_context(
+                    read_form(request, fields=(), file=IMAGE, largest_text=0, largest_file=gallery.max_bytes)
+                )
+                if form.file is None:
+                    raise InvalidMovie([Fault("required", "must be given", pointer=f"#/{IMAGE}")])
+                content, sent_type = form.file.spool, form.file.media_type
+            else:
+                require_size(request, gallery.max_bytes)
+                content = stream(request)
+            version = await wanted.version(number, catalogue)
+            shown = await gallery.attach(number, content, sent_type, version=version, actor=ANONYMOUS)
         return movie_reply(shown)
 
     @delete(
@@ -90,57 +125,95 @@ class MovieImageController(Controller):
         version = await wanted.version(number, catalogue)
         await gallery.detach(number, version=version, purge=purge, actor=ANONYMOUS)
 
-
-class ImageFileController(Controller):
-    """Image files, where the store leaves serving them to this service."""
-
-    path = "/images"
-
-    @get(
-        "/{key:str}",
+    @post(
+        "/tickets",
         opt=Operation(
-            "getImage",
-            "Load an image",
+            "issueImageTicket",
+            "Get a ticket for a direct upload",
             tag="Images",
-            parameters=(
-                Parameter("key", "The image's key.", str, "0123456789abcdef0123456789abcdef", place="path"),
+            parameters=(MOVIE_ID,),
+            body={"application/json": TicketRequest},
+            replies={201: Reply("How to send the image straight to where it is kept.", Ticket)},
+            problems=(
+                "malformed_request",
+                "malformed_json",
+                "not_found",
+                "too_large",
+                "unsupported_media_type",
+                "validation",
             ),
-            replies={
-                200: Reply("The image.", bytes, media_types=("image/*",), headers=("ETag",)),
-                304: Reply("It is unchanged."),
-            },
-            problems=("not_found",),
         ).opt(),
     )
-    async def load(self, request: Request, key: FromPath[str], files: ImageFiles) -> Response[bytes] | Stream:
-        """Load an image as it was uploaded."""
-        headers = {
-            # A key names the same bytes for ever.
-            "ETag": f'"{key}"',
-            "Cache-Control": "public, max-age=31536000, immutable",
-            "X-Content-Type-Options": "nosniff",
-            "Content-Security-Policy": "default-src 'none'; sandbox",
-        }
+    async def issue(
+        self, request: Request, movie_id: FromPath[str], gallery: Gallery, settings: Settings
+    ) -> Response[bytes]:
+        """Get a ticket: with `fields`, send a form of them and of the image, last, as `file`; else the image.
+
+        When it has arrived, complete the ticket. One that is not completed leaves nothing.
+        """
+        Parameters(request, ()).check()
+        value = await read_json(request, settings.max_json_bytes)
+        number = read_id(movie_id)
+        wanted = _ticket_request(value)
+        ticket = await gallery.uploads.issue(number, wanted.content_type, wanted.bytes)
+        return Response(_encode(ticket), status_code=201, media_type=MediaType.JSON)
+
+    @post(
+        "/tickets/{key:str}/complete",
+        opt=Operation(
+            "completeImageTicket",
+            "Show what was uploaded directly",
+            tag="Images",
+            parameters=(MOVIE_ID, KEY, IF_MATCH),
+            replies={200: Reply("The movie with its image.", Movie, headers=("ETag",))},
+            problems=(
+                "malformed_request",
+                "invalid_parameter",
+                "not_found",
+                "image_conflict",
+                "upload_conflict",
+                "version_conflict",
+                "too_large",
+                "unsupported_media_type",
+                "image_unreadable",
+            ),
+        ).opt(),
+    )
+    async def complete(
+        self,
+        request: Request,
+        movie_id: FromPath[str],
+        key: FromPath[str],
+        catalogue: Catalogue,
+        gallery: Gallery,
+    ) -> Response[bytes]:
+        """Make what was uploaded by a ticket the image of the movie, once the store confirms it.
+
+        What is not what the ticket allows is discarded. Completing a ticket again changes nothing.
+        """
+        Parameters(request, ()).check()
+        wanted = precondition(request)
+        number = read_id(movie_id)
         if not is_key(key):
-            raise ImageNotFound("no image has this key")
-        async with AsyncExitStack() as stack:
-            size, chunks = await stack.enter_async_context(files.read(key))
-            if matches(request, headers["ETag"]):
-                return Response(b"", status_code=304, headers=headers)
-            first = await anext(chunks, b"")
-            headers["Content-Length"] = str(size)
-            body = _body(stack.pop_all(), first, chunks)
-            await anext(body)
-        if request.scope.get(HEAD_ONLY):
-            await body.aclose()
-        return Stream(body, media_type=f"image/{sniff(first)}", headers=headers)
+            raise ImageNotFound("no ticket has this key")
+        version = await wanted.version(number, catalogue)
+        shown = await gallery.uploads.complete(number, key, version=version, actor=ANONYMOUS)
+        return movie_reply(shown, status_code=200)
 
 
-async def _body(
-    opened: AsyncExitStack, first: bytes, rest: AsyncIterator[bytes]
-) -> AsyncGenerator[bytes, None]:
-    async with opened:
-        yield b""  # once begun, the generator closes the file however it ends
-        yield first
-        async for chunk in rest:
-            yield chunk
+def _ticket_request(value: object) -> TicketRequest:
+    if not isinstance(value, dict):
+        raise InvalidTicket([Fault("wrong_type", "must be a JSON object", pointer="#")])
+    faults = [
+        Fault("unknown_member", "is not a member of a ticket's request", pointer=f"#/{name[:100]}")
+        for name in list(value)[:20]
+        if name not in TicketRequest.__struct_fields__
+    ]
+    kind, size = value.get("content_type"), value.get("bytes")
+    if not isinstance(kind, str):
+        faults.append(Fault("wrong_type", "must be a media type", pointer="#/content_type"))
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= _MOST_BYTES:
+        faults.append(Fault("wrong_type", "must be a number of bytes, 1 or more", pointer="#/bytes"))
+    if faults or not isinstance(kind, str) or not isinstance(size, int):
+        raise InvalidTicket(faults)
+    return TicketRequest(kind, size)

@@ -10,13 +10,15 @@ from litestar.params import FromPath
 
 from watchly_core import GenreCount, Movie, MovieDraft, Page
 from watchly_core.errors import Fault, InvalidMovie
-from watchly_core.movies import Members, MoviePatch
+from watchly_core.movies import CLIENT_FIELDS, Members, MoviePatch
 from watchly_http.conditional import etag, matches, precondition
 from watchly_http.filters import CURSOR, FILTERS, LIMIT, SORT, read_query
+from watchly_http.forms import FORM, IMAGE, FilePart, read_form
+from watchly_http.forms import members as form_members
 from watchly_http.negotiation import preference
 from watchly_http.openapi import IF_MATCH, IF_NONE_MATCH, MOVIE_ID, PURGE, Operation, Parameter, Reply
-from watchly_http.parts import Catalogue, Settings
-from watchly_http.requests import Request, flag, parameter, read_id, read_json, vary
+from watchly_http.parts import Catalogue, Gallery, Settings
+from watchly_http.requests import Request, flag, media_type, parameter, read_id, read_json, vary
 
 #: Who acts while nobody signs in.
 ANONYMOUS = "anonymous"
@@ -24,6 +26,13 @@ ANONYMOUS = "anonymous"
 _MERGE_PATCH = ("application/merge-patch+json", "application/json")
 
 _encode = msgspec.json.Encoder().encode
+
+
+class MovieForm(MovieDraft, frozen=True, kw_only=True):
+    """The fields of a movie, of which empty ones are null, and its image."""
+
+    image: FilePart = ""
+
 
 _PREFER = Parameter(
     "Prefer",
@@ -66,7 +75,7 @@ class MovieController(Controller):
         opt=Operation(
             "addMovie",
             "Add a movie",
-            body={"application/json": MovieDraft},
+            body={"application/json": MovieDraft, FORM: MovieForm},
             replies={201: Reply("The movie as it was added.", Movie, headers=("ETag", "Location"))},
             problems=(
                 "malformed_request",
@@ -74,13 +83,19 @@ class MovieController(Controller):
                 "too_large",
                 "unsupported_media_type",
                 "validation",
+                "image_unreadable",
             ),
         ).opt(),
     )
-    async def add(self, request: Request, catalogue: Catalogue, settings: Settings) -> Response[bytes]:
-        """Add a movie."""
-        value = await read_json(request, settings.max_json_bytes)
-        movie = await catalogue.add(_members(value), actor=ANONYMOUS)
+    async def add(
+        self, request: Request, catalogue: Catalogue, gallery: Gallery, settings: Settings
+    ) -> Response[bytes]:
+        """Add a movie, as JSON, or as a form, which can hold its image as well."""
+        if media_type(request) == FORM:
+            movie = await _add_form(request, catalogue, gallery, settings)
+        else:
+            value = await read_json(request, settings.max_json_bytes, ("application/json", FORM))
+            movie = await catalogue.add(_members(value), actor=ANONYMOUS)
         return movie_reply(movie, status_code=201, headers={"Location": f"/api/movies/{movie.id}"})
 
     @get(
@@ -222,6 +237,20 @@ class GenreController(Controller):
         """Count, by genre, the movies that the filters let through."""
         counts = await catalogue.genres(read_query(request, FILTERS, settings))
         return Response(_encode(Genres(counts)), media_type=MediaType.JSON)
+
+
+async def _add_form(request: Request, catalogue: Catalogue, gallery: Gallery, settings: Settings) -> Movie:
+    async with read_form(
+        request,
+        fields=CLIENT_FIELDS,
+        file=IMAGE,
+        largest_text=settings.max_json_bytes,
+        largest_file=gallery.max_bytes,
+    ) as form:
+        members = form_members(form)
+        if form.file is None:
+            return await catalogue.add(members, actor=ANONYMOUS)
+        return await gallery.add(members, form.file.spool, form.file.media_type, actor=ANONYMOUS)
 
 
 def _members(value: object) -> Members:

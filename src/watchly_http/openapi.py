@@ -27,10 +27,18 @@ _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
     "Allow": ("The methods of this address.", "GET, HEAD, POST"),
     "Preference-Applied": ("The preferences of the request that were followed.", "count=exact"),
     "Content-Disposition": ("The name to save it under.", 'attachment; filename="movies.csv"'),
+    "Accept-Ranges": ("In what units parts can be asked for.", "bytes"),
+    "Content-Range": ("Which bytes these are, and of how many.", "bytes 0-1023/81234"),
+    "Upload-Offset": ("How many bytes of the upload are there: the next piece begins with this one.", "1000"),
     "Vary": ("The header of the request that chose this form of the reply.", "Accept"),
 }
 #: The headers of problems beside the id of the request, by the code.
-_PROBLEM_HEADERS: Final[Mapping[str, str]] = {"method_not_allowed": "Allow", "unavailable": "Retry-After"}
+_PROBLEM_HEADERS: Final[Mapping[str, str]] = {
+    "method_not_allowed": "Allow",
+    "unavailable": "Retry-After",
+    "upload_conflict": "Upload-Offset",
+    "range_not_satisfiable": "Content-Range",
+}
 
 #: The problems that every operation can end with.
 _ALWAYS: Final = ("method_not_allowed", "internal", "unavailable")
@@ -77,6 +85,7 @@ class Operation(msgspec.Struct, frozen=True):
 MOVIE_ID: Final = Parameter(
     "movie_id", f"The movie's id: a plain decimal from 1 to {MAX_ID}.", int, 7, place="path"
 )
+KEY: Final = Parameter("key", "The image's key.", str, "0123456789abcdef0123456789abcdef", place="path")
 PURGE: Final = Parameter("purge", "Whether the images go without a grace period.", bool, example=False)
 IF_MATCH: Final = Parameter(
     "If-Match", "Write only if the movie is at this version still.", str, '"v3"', place="header"

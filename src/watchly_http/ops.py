@@ -18,7 +18,7 @@ from litestar.params import FromPath, SkipValidation
 
 from watchly_adapters.container import Database
 from watchly_core.errors import NotFound
-from watchly_core.ports import ImageStore
+from watchly_core.ports import ImageStore, Interruptible
 from watchly_http.drain import draining
 from watchly_http.openapi import Operation, Parameter, Reply
 from watchly_http.problems import KINDS, Kind, Problem, problem_for, problem_reply
@@ -30,7 +30,7 @@ _CHECK_TIMEOUT: Final = 2.0
 _NO_KEY: Final = "0" * 32
 
 #: Seconds for which the image store's answer is kept.
-_STORE_KEPT: Final = 30.0
+_STORE_KEPT: Final = 300.0
 #: Health is of the moment.
 _FRESH: Final = {"Cache-Control": "no-store"}
 
@@ -76,6 +76,8 @@ class Readiness:
         return {"database": database, "image_store": store}
 
     async def _image_store(self) -> Condition:
+        if isinstance(self._images, Interruptible) and self._images.interrupted:
+            return "degraded"
         # Its answer is kept for a while: a store elsewhere counts the questions.
         if (now := time.monotonic()) >= self._stored[0]:
             self._stored = (now + _STORE_KEPT, await _ask(self._images.stat(_NO_KEY), "degraded"))

@@ -10,12 +10,11 @@ from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
 from watchly_adapters import settings, threads
-from watchly_core import catalogue, gallery, ports
+from watchly_core import catalogue, gallery
 
 Catalogue: TypeAlias = NamedDependency[SkipValidation[catalogue.Catalogue]]
 Gallery: TypeAlias = NamedDependency[SkipValidation[gallery.Gallery]]
 Settings: TypeAlias = NamedDependency[SkipValidation[settings.Settings]]
-ImageFiles: TypeAlias = NamedDependency[SkipValidation[ports.ImageFiles]]
 #: Threads that read the rows of imports.
 RowThreads: TypeAlias = NamedDependency[SkipValidation[threads.Threads]]
 #: As many as there are of them: imports beyond these wait before they begin a transaction.

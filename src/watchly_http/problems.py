@@ -24,13 +24,17 @@ from watchly_core.errors import (
     Invalid,
     InvalidMovie,
     InvalidQuery,
+    InvalidTicket,
     MalformedJSON,
     NotFound,
+    SignatureRejected,
     Unavailable,
+    UploadConflict,
     VersionConflict,
 )
 from watchly_core.imports import Rejection
 from watchly_core.movies import MAX_FAULTS
+from watchly_http.ranges import RangeNotSatisfiable
 from watchly_http.requests import (
     BodyTimeout,
     BodyTooLarge,
@@ -97,6 +101,12 @@ KINDS: Final[Mapping[str, Kind]] = {
             "Invalid parameter",
             "A query parameter is unknown, repeated or out of range; `errors` names each of them.",
         ),
+        Kind(
+            "signature_rejected",
+            403,
+            "Signature rejected",
+            "The request is not signed as it should be, or was signed too long ago.",
+        ),
         Kind("not_found", 404, "Not found", "Nothing is at this address, or not any more."),
         Kind("method_not_allowed", 405, "Method not allowed", "`Allow` lists the methods of this address."),
         Kind(
@@ -106,7 +116,15 @@ KINDS: Final[Mapping[str, Kind]] = {
             "What is here comes in none of the types that `Accept` asks for.",
         ),
         Kind("request_timeout", 408, "Request timeout", "The body stopped arriving before its end."),
-        Kind("image_conflict", 409, "Image conflict", "The image is being removed and cannot be used."),
+        Kind(
+            "image_conflict", 409, "Image conflict", "The image or its ticket was used or given up already."
+        ),
+        Kind(
+            "upload_conflict",
+            409,
+            "Upload conflict",
+            "The upload is not there as far as this request needs it; `Upload-Offset` says how far it is.",
+        ),
         Kind(
             "version_conflict",
             412,
@@ -119,6 +137,12 @@ KINDS: Final[Mapping[str, Kind]] = {
             415,
             "Unsupported media type",
             "The Content-Type, or what the content really is, is not accepted here.",
+        ),
+        Kind(
+            "range_not_satisfiable",
+            416,
+            "Range not satisfiable",
+            "The range lies outside of what is here; `Content-Range` says how much that is.",
         ),
         Kind(
             "validation",
@@ -143,6 +167,7 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 _BY_ERROR: Final[Mapping[type[Exception], str]] = {
     InvalidMovie: "validation",
+    InvalidTicket: "validation",
     InvalidQuery: "invalid_parameter",
     ImportRejected: "validation",
     NotFound: "not_found",
@@ -150,6 +175,9 @@ _BY_ERROR: Final[Mapping[type[Exception], str]] = {
     ImageNotFound: "not_found",
     VersionConflict: "version_conflict",
     IllegalTransition: "image_conflict",
+    UploadConflict: "upload_conflict",
+    SignatureRejected: "signature_rejected",
+    RangeNotSatisfiable: "range_not_satisfiable",
     ImageRejected: "image_unreadable",
     ImageTooLarge: "too_large",
     BodyTooLarge: "too_large",
@@ -182,6 +210,10 @@ def reply_to_error(request: Request, error: Exception) -> Response[bytes]:
     code, detail = _explain(error)
     if isinstance(error, Unavailable):
         headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, UploadConflict):
+        headers["Upload-Offset"] = str(error.received)
+    if isinstance(error, RangeNotSatisfiable):
+        headers["Content-Range"] = f"bytes */{error.size}"
     if code == "method_not_allowed":
         headers["Allow"] = ", ".join(allowed_methods(request.scope))
     kind = KINDS[code]

@@ -30,6 +30,10 @@ VARY: Final = "watchly.vary"
 
 #: Seconds for which the next piece of a body is waited for.
 BODY_WAIT: Final = 30.0
+#: Seconds for which all of a body is waited for beyond what a slow line needs, and how many bytes a second
+#: the slowest line brings.
+BODY_PATIENCE: Final = 60.0
+SLOWEST_BODY: Final = 10_000
 
 _ID: Final = re.compile(r"[1-9][0-9]{0,9}")
 
@@ -231,20 +235,30 @@ def require_plain(request: Request) -> None:
 async def stream(request: Request) -> AsyncIterator[bytes]:
     """The body of `request` as it arrives.
 
+    Only the waiting for the client counts as its time, not what is done with the pieces in between.
+
     Raises:
         ClientGone: the client left before its end.
-        BodyTimeout: the client sent none of it for too long.
+        BodyTimeout: the client sent none of it for too long, or sends it too slowly.
     """
+    now = asyncio.get_running_loop().time
+    received, waited = 0, 0.0
     while True:
+        room = BODY_PATIENCE + received / SLOWEST_BODY - waited
+        if room <= 0:  # a piece that is there already would be taken whatever the timeout
+            raise BodyTimeout("the body arrives too slowly")
+        began = now()
         try:
-            async with asyncio.timeout(BODY_WAIT):
+            async with asyncio.timeout(min(BODY_WAIT, room)):
                 event = await request.receive()
         except TimeoutError:
             raise BodyTimeout("the body stopped arriving before its end") from None
+        waited += now() - began
         if event["type"] != "http.request":
             raise ClientGone("the client left before the end of its body")
         # Servers may leave out both members (ASGI 3.0, HTTP, "Request").
         if body := event.get("body", b""):
+            received += len(body)
             yield body
         if not event.get("more_body", False):
             return
@@ -264,10 +278,20 @@ async def read_json(
     if media_type(request) not in accepted:
         raise UnsupportedMediaType(f"the Content-Type must be {' or '.join(accepted)}")
     require_plain(request)
+    return decode_json(await read_body(request, limit))
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body of `request`, of at most `limit` bytes.
+
+    Raises:
+        BodyTooLarge: it is too large.
+        BodyTimeout: the client sent none of it for too long.
+    """
     require_size(request, limit)
     body = bytearray()
     async for chunk in stream(request):
         body += chunk
         if len(body) > limit:
             raise BodyTooLarge(limit)
-    return decode_json(bytes(body))
+    return bytes(body)

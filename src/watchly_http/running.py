@@ -13,6 +13,7 @@ from watchly_adapters.container import Container
 from watchly_adapters.postgres import migrate
 from watchly_adapters.settings import Settings
 from watchly_core.errors import Misconfigured
+from watchly_core.ports import Closable
 
 
 @contextmanager
@@ -64,5 +65,17 @@ def serving(settings: Settings, stack: ExitStack) -> tuple[Settings, Callable[[]
 async def entered(settings: Settings) -> AsyncIterator[Container]:
     """The parts that `settings` call for, with the database open while the block runs."""
     container = Container(settings=settings)
-    async with container.database():
+    async with closing_parts(container), container.database():
         yield container
+
+
+@asynccontextmanager
+async def closing_parts(container: Container) -> AsyncIterator[None]:
+    """Close, after the block, the parts that hold connections or processes of their own."""
+    try:
+        yield
+    finally:
+        for part in (container.images(), container.inspector()):
+            if isinstance(part, Closable):
+                # In a thread, for a process may have to be waited for.
+                await asyncio.to_thread(part.close)

@@ -16,7 +16,6 @@ from dependency_injector.errors import Error
 from watchly_adapters.cloudinary import CloudinaryImages
 from watchly_adapters.container import Container
 from watchly_adapters.filesystem import FilesystemImages
-from watchly_adapters.headers import HeaderInspector
 from watchly_adapters.memory import MemoryDatabase, MemoryImages
 from watchly_adapters.pillow import PillowInspector
 from watchly_adapters.postgres import PostgresDatabase
@@ -24,7 +23,7 @@ from watchly_adapters.settings import Settings, read_settings
 from watchly_adapters.testing import samples
 from watchly_core import Catalogue, Gallery, MovieDraft
 from watchly_core.errors import ImageTooLarge, Misconfigured
-from watchly_core.images import Image, new_key
+from watchly_core.images import Image, StoredImage, new_key
 
 # psycopg's pool wants an event loop even before it is opened.
 pytestmark = pytest.mark.anyio
@@ -38,10 +37,10 @@ PNG = samples.UPRIGHT["png"]
 
 #: Settings, and the kinds of database, image store and inspector that they call for.
 CHOICES: list[tuple[dict[str, str], type[object], type[object], type[object]]] = [
-    (MEMORY, MemoryDatabase, MemoryImages, HeaderInspector),
-    (MEMORY | IN_MEMORY, MemoryDatabase, MemoryImages, HeaderInspector),
-    (MEMORY | FILES, MemoryDatabase, FilesystemImages, HeaderInspector),
-    (MEMORY | CLOUDINARY, MemoryDatabase, CloudinaryImages, HeaderInspector),
+    (MEMORY, MemoryDatabase, MemoryImages, PillowInspector),
+    (MEMORY | IN_MEMORY, MemoryDatabase, MemoryImages, PillowInspector),
+    (MEMORY | FILES, MemoryDatabase, FilesystemImages, PillowInspector),
+    (MEMORY | CLOUDINARY, MemoryDatabase, CloudinaryImages, PillowInspector),
     (POSTGRES, PostgresDatabase, FilesystemImages, PillowInspector),
     (POSTGRES | FILES, PostgresDatabase, FilesystemImages, PillowInspector),
     (POSTGRES | CLOUDINARY, PostgresDatabase, CloudinaryImages, PillowInspector),
@@ -117,9 +116,11 @@ async def test_what_takes_the_place_of_a_part_is_given_to_those_that_use_it() ->
     movie = await made.catalogue().add(MovieDraft(title="Heat"))
     shown = await made.gallery().attach(movie.id, chunks(PNG), "image/png")
     assert shown.image is not None
-    assert await images.stat(shown.image.key) == len(PNG)
+    assert await images.stat(shown.image.key) == StoredImage(len(PNG))
     assert (await made.catalogue().get(movie.id)).image_url == images.url(shown.image.key)
-    assert (await database.queries.get(movie.id)).image == shown.image
+    kept = (await database.queries.get(movie.id)).image
+    assert kept is not None
+    assert kept.key == shown.image.key
 
 
 async def test_settings_must_be_settings() -> None:

@@ -1,36 +1,55 @@
-"""What only the store on a directory promises: crashes, a full disk, closed directories."""
+"""What only the store on a directory promises: crashes, a full disk, closed directories, many at once."""
 
 import asyncio
 import io
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from watchly_adapters.filesystem import FilesystemImages
+from watchly_adapters.filesystem.files import copy
+from watchly_adapters.filesystem.folders import Folders
+from watchly_adapters.testing.image_uploads import Pieces
 from watchly_core.errors import Unavailable
-from watchly_core.images import Image, new_key
+from watchly_core.images import Image, StoredImage, new_key
 
 pytestmark = pytest.mark.anyio
 
 KEY = "3f9a" + "0" * 28
 IMAGE = Image(KEY, 1, 1, "png", 3)
+LARGE = Image(KEY, 1, 1, "png", 3_000_000)
+
+HOUR = 3600
 
 
 def files(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
 
 
-def leftover(directory: Path, name: str, *, seconds_old: int) -> Path:
+def leftover(directory: Path, name: str) -> Path:
     path = directory / ".incoming" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"half")
-    then = path.stat().st_mtime - seconds_old
-    os.utime(path, (then, then))
     return path
+
+
+@contextmanager
+def later(seconds: float) -> Iterator[None]:
+    """That much later by the clock: when a file was last touched cannot be forged."""
+    now = time.time
+    with pytest.MonkeyPatch.context() as clock:
+        clock.setattr(time, "time", lambda: now() + seconds)
+        yield
 
 
 def run(script: str, *arguments: object) -> str:
@@ -71,22 +90,62 @@ def test_the_url_is_below_the_base(base_url: str, url: str) -> None:
 
 
 async def test_a_put_clears_what_a_crash_left(tmp_path: Path) -> None:
-    old = leftover(tmp_path, "a.part", seconds_old=3700)
-    young = leftover(tmp_path, "b.part", seconds_old=3500)
-    await FilesystemImages(tmp_path).put(KEY, io.BytesIO(b"abc"), IMAGE)
-    assert not old.exists()
-    assert young.exists()
+    store, left = FilesystemImages(tmp_path), leftover(tmp_path, "a.part")
+    with later(HOUR - 60):
+        await store.put(KEY, io.BytesIO(b"abc"), IMAGE)
+        assert left.exists()
+    with later(HOUR + 60):
+        await store.put(KEY, io.BytesIO(b"abc"), IMAGE)
+        assert not left.exists()
 
 
 async def test_one_put_clears_only_so_much(tmp_path: Path) -> None:
     for number in range(150):
-        leftover(tmp_path, f"{number}.part", seconds_old=3700)
+        leftover(tmp_path, f"{number}.part")
     store = FilesystemImages(tmp_path)
     left = []
-    for _ in range(2):
-        await store.put(KEY, io.BytesIO(b"abc"), IMAGE)
-        left.append(len(list((tmp_path / ".incoming").iterdir())))
+    with later(HOUR + 60):
+        for _ in range(2):
+            await store.put(KEY, io.BytesIO(b"abc"), IMAGE)
+            left.append(len(list((tmp_path / ".incoming").iterdir())))
     assert left == [50, 0]
+
+
+async def test_young_files_hide_no_old_ones(tmp_path: Path) -> None:
+    """The next put looks at those that the last one has not seen."""
+    for number in range(150):
+        leftover(tmp_path, f"{number}.part")
+    store = FilesystemImages(tmp_path)
+    await store.put(KEY, io.BytesIO(b"abc"), IMAGE)
+    left = []
+    with later(HOUR + 60):
+        for _ in range(2):
+            await store.put(KEY, io.BytesIO(b"abc"), IMAGE)
+            left.append(len(list((tmp_path / ".incoming").iterdir())))
+    assert left == [100, 0]
+
+
+def test_a_file_that_bears_an_old_time_is_not_cleared_while_it_is_written(tmp_path: Path) -> None:
+    """Renditions do: that of their original."""
+    first, second = Folders(tmp_path), Folders(tmp_path)
+    with first.writing(first.original(KEY)) as descriptor:
+        os.utime(descriptor, (0, 0))
+        for folders in (first, second):
+            with folders.writing(folders.original("0" * 32)):
+                pass
+    assert first.original(KEY).stat().st_mtime == 0
+
+
+def test_little_is_remembered_of_each_folder(elsewhere: Path) -> None:
+    """There may be 65,536 of them."""
+    folders, keys = Folders(elsewhere), [f"{number:04x}" + "0" * 28 for number in range(2_000)]
+    tracemalloc.start()
+    try:
+        for key in keys:
+            folders.make(folders.original(key).parent)
+        assert tracemalloc.get_traced_memory()[0] < len(keys) * 180
+    finally:
+        tracemalloc.stop()
 
 
 KILLED = """
@@ -120,12 +179,12 @@ async def test_a_kill_in_the_middle_leaves_what_was_there(tmp_path: Path, before
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"written\n"
         writer.kill()
-    assert await store.stat(KEY) == (None if before is None else len(before))
+    assert await store.stat(KEY) == (None if before is None else StoredImage(len(before)))
     (part,) = (tmp_path / ".incoming").iterdir()
     assert part.name.startswith(f"{KEY}-")
     assert part.name.endswith(".part")
-    os.utime(part, (0, 0))
-    await store.put(KEY, io.BytesIO(b"abc"), IMAGE)
+    with later(HOUR + 60):
+        await store.put(KEY, io.BytesIO(b"abc"), IMAGE)
     assert files(tmp_path) == [f"3f/9a/{KEY}"]
 
 
@@ -183,7 +242,7 @@ async def test_a_closed_directory_is_unavailable(tmp_path: Path) -> None:
     for folder in (tmp_path / ".incoming", tmp_path / "3f/9a"):
         folder.chmod(0o500)
     assert run(CLOSED, tmp_path, KEY) == "image_store: permission denied\n" * 2
-    assert await store.stat(KEY) == 3
+    assert await store.stat(KEY) == StoredImage(3)
     for folder in (tmp_path / ".incoming", tmp_path / "3f/9a"):
         folder.chmod(0o700)
 
@@ -207,7 +266,7 @@ async def test_a_source_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 class Slow(io.BytesIO):
-    """A source whose second chunk waits for the test."""
+    """A source in memory whose second chunk waits for the test."""
 
     def __init__(self) -> None:
         super().__init__(bytes(1_000_000))
@@ -241,6 +300,77 @@ async def test_a_cancelled_put_is_done_with_its_source_and_leaves_nothing(tmp_pa
 async def test_stores_on_one_directory_see_each_other(tmp_path: Path) -> None:
     first, second, key = FilesystemImages(tmp_path), FilesystemImages(tmp_path), new_key()
     await first.put(key, io.BytesIO(b"abc"), IMAGE)
-    assert await second.stat(key) == 3
+    assert await second.stat(key) == StoredImage(3)
     await second.delete(key)
     assert await first.stat(key) is None
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A folder on another file system than the tests' own, where there is one."""
+    shared = Path("/dev/shm")  # noqa: S108 - that is the point
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("size", [0, 1, 262_144, 262_145, 16_777_216, 40_000_001])
+async def test_sources_of_all_kinds_are_copied_whole(tmp_path: Path, elsewhere: Path, size: int) -> None:
+    store, content = FilesystemImages(tmp_path / "images"), os.urandom(size)
+    for folder in (tmp_path, elsewhere):
+        with (folder / "spool").open("w+b") as source:
+            source.write(content)
+            await store.put(KEY, source, IMAGE)
+        assert (tmp_path / "images/3f/9a" / KEY).read_bytes() == content
+    with (tmp_path / "spool").open("rb", buffering=0) as raw:
+        raw.seek(7)
+        await store.put(KEY, raw, IMAGE)
+    assert (tmp_path / "images/3f/9a" / KEY).read_bytes() == content
+    await store.put(KEY, io.BytesIO(content), IMAGE)
+    assert (tmp_path / "images/3f/9a" / KEY).read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", [tempfile.TemporaryFile, io.BytesIO])
+def test_a_copy_ends_when_nobody_waits_for_it(tmp_path: Path, kind: Callable[[], IO[bytes]]) -> None:
+    stop, target = threading.Event(), tmp_path / "target"
+    stop.set()
+    with kind() as source, target.open("wb") as file:
+        source.write(bytes(40_000_000))
+        with pytest.raises(Unavailable, match="the caller left"):
+            copy(source, file.fileno(), stop)
+    assert target.stat().st_size < 20_000_000
+
+
+async def test_slow_puts_hold_up_nobody_else(tmp_path: Path) -> None:
+    store, keys = FilesystemImages(tmp_path), [new_key() for _ in range(20)]
+    small = new_key()
+    await store.put(KEY, io.BytesIO(b"abc"), IMAGE)
+    sources = [Slow() for _ in keys]
+    puts = [
+        asyncio.ensure_future(store.put(key, source, LARGE))
+        for key, source in zip(keys, sources, strict=True)
+    ]
+    await asyncio.to_thread(sources[0].waits.wait)
+    try:
+        async with asyncio.timeout(30):
+            async with store.read(KEY) as file:
+                assert [chunk async for chunk in file.chunks()] == [b"abc"]
+            assert await store.stat(keys[0]) is None
+            assert await store.receive(keys[0], Pieces(b"xyz"), 0, 3) == 3
+            await store.put(small, io.BytesIO(b"abc"), IMAGE)
+            await store.delete(KEY)
+        assert not any(put.done() for put in puts)
+    finally:
+        for source in sources:
+            source.go_on.set()
+        await asyncio.wait(puts)
+
+
+async def test_a_deletion_that_a_crash_cut_short_is_finished_by_the_next(tmp_path: Path) -> None:
+    store = FilesystemImages(tmp_path)
+    await store.put(KEY, io.BytesIO(b"abc"), IMAGE)
+    path = tmp_path / "3f/9a" / KEY
+    path.unlink()
+    path.with_name(f"{KEY}.thumbnail.webp").write_bytes(b"small")
+    path.with_name(f"{KEY}.of-a-later-version.jxl").write_bytes(b"small")
+    await store.delete(KEY)
+    assert files(tmp_path) == []

@@ -36,6 +36,7 @@ DEFAULTS: Mapping[str, object] = {
     "max_page_limit": 200,
     "drain_timeout": timedelta(seconds=10),
     "image_grace": timedelta(days=30),
+    "sweep_interval": timedelta(seconds=30),
     "log_format": "console",
     "log_level": "info",
 }
@@ -193,7 +194,7 @@ def test_sizes(text: str, size: int) -> None:
     ],
 )
 def test_durations(text: str, seconds: int) -> None:
-    for variable in ("DRAIN_TIMEOUT", "IMAGE_GRACE"):
+    for variable in ("DRAIN_TIMEOUT", "IMAGE_GRACE", "SWEEP_INTERVAL"):
         assert getattr(read_settings({variable: text}), field(variable)) == timedelta(seconds=seconds)
 
 
@@ -268,6 +269,7 @@ EXAMPLES = {
     "MAX_PAGE_LIMIT": "200",
     "DRAIN_TIMEOUT": "10 s",
     "IMAGE_GRACE": "30 days",
+    "SWEEP_INTERVAL": "30 s",
     "LOG_FORMAT": "json",
     "LOG_LEVEL": "warning",
 }
@@ -373,6 +375,7 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("DRAIN_TIMEOUT", _DURATION, ["ten", "-1 s", "1 week", "1.5 h", "1 mb"]),
     ("DRAIN_TIMEOUT", "must be at most a hundred years", ["36601 d", "999999999999999 d"]),
     ("IMAGE_GRACE", _DURATION, ["for ever"]),
+    ("SWEEP_INTERVAL", _DURATION, ["often", "-1"]),
     ("IMAGE_GRACE", "must be at most a hundred years", ["36601 d"]),
     ("LOG_FORMAT", "must be one of console, json", ["text"]),
     ("LOG_LEVEL", "must be one of debug, info, warning, error", ["warn", "critical"]),

@@ -191,7 +191,9 @@ async def test_images_are_shown_as_their_store_gives_them_today(store: Store, cl
         await leave(tx, old)
     images = MemoryImages(base_url="https://films.example")
     catalogue = Catalogue(store.queries, store.transactions, images=images, clock=clock)
-    shown = msgspec.structs.replace(added, image=image, image_url=url)
+    variants = {name: f"{url}?variant={name}" for name in ("thumbnail", "card")}
+    seen = msgspec.structs.replace(image, variants=variants)
+    shown = msgspec.structs.replace(added, image=seen, image_url=url)
     assert await catalogue.get(added.id) == shown
     assert (await catalogue.find(MovieQuery())).data == (shown, old)
     stored = msgspec.structs.replace(added, image=image, image_url="/images/old")
@@ -199,7 +201,7 @@ async def test_images_are_shown_as_their_store_gives_them_today(store: Store, cl
         await tx.events.append(MovieAdded(added.id, 1, NOON, "system", stored))
     assert list(await catalogue.history(added.id)) == [MovieAdded(added.id, 1, NOON, "system", shown)]
     assert await catalogue.replace(added.id, {**msgspec.to_builtins(HEAT), "image_url": url}) == shown
-    revised = await catalogue.revise(added.id, {"genre": None, "image_url": url, "image": image})
+    revised = await catalogue.revise(added.id, {"genre": None, "image_url": url, "image": seen})
     assert revised == msgspec.structs.replace(shown, genre=None, version=2, updated_at=NOON)
     with pytest.raises(InvalidMovie):
         await catalogue.revise(added.id, {"image_url": "/images/old"})

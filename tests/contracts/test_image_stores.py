@@ -1,4 +1,4 @@
-"""The suite of the image stores: on the fake, on a directory, and on Cloudinary's SDK before the emulator."""
+"""The suites of image stores: on the fake, on a directory, and on Cloudinary's SDK before the emulator."""
 
 import asyncio
 import urllib.error
@@ -11,8 +11,10 @@ import pytest
 from watchly_adapters.cloudinary import CloudinaryImages
 from watchly_adapters.filesystem import FilesystemImages
 from watchly_adapters.memory import MemoryImages
-from watchly_adapters.testing.cloudinary_emulator import CloudinaryEmulator
-from watchly_adapters.testing.image_stores import ImageStoreContract, ServedStoreContract
+from watchly_adapters.testing.cloudinary import CloudinaryEmulator
+from watchly_adapters.testing.image_files import ServedStoreContract
+from watchly_adapters.testing.image_stores import ImageStoreContract
+from watchly_adapters.testing.image_uploads import ImageUploadsContract
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,24 @@ class TestImagesInADirectoryWithAnAddress(ServedStoreContract):
         return FilesystemImages(tmp_path, base_url="https://films.example/")
 
 
+class TestUploadsToMemory(ImageUploadsContract):
+    @pytest.fixture
+    def store(self) -> MemoryImages:
+        return MemoryImages()
+
+
+class TestUploadsToADirectory(ImageUploadsContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> FilesystemImages:
+        return FilesystemImages(tmp_path / "images")
+
+
+class TestUploadsToADirectoryWithAnAddress(ImageUploadsContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> FilesystemImages:
+        return FilesystemImages(tmp_path, base_url="https://films.example/", secret=b"known to all processes")
+
+
 class TestImagesInCloudinary(ImageStoreContract[CloudinaryImages]):
     @pytest.fixture
     def store(self, emulator: CloudinaryEmulator) -> CloudinaryImages:
@@ -46,7 +66,7 @@ class TestImagesInCloudinary(ImageStoreContract[CloudinaryImages]):
         return CloudinaryImages.from_url(emulator.url)
 
     def secrets(self) -> Sequence[str]:
-        return (self.emulator.api_key, self.emulator.api_secret)
+        return (self.emulator.api_secret,)
 
     async def content(self, store: CloudinaryImages, key: str) -> bytes | None:
         return await asyncio.to_thread(_loaded, self.emulator.delivery_url(store.url(key)))

@@ -1,31 +1,46 @@
 """The suite of the inspectors, on Pillow and on the standard library, and that both say the same."""
 
 import io
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from tests.hostile import extended, png_chunk, png_with, riff, riff_chunk
 
 from watchly_adapters.headers import HeaderInspector, measure
+from watchly_adapters.metadata import clean
 from watchly_adapters.pillow import PillowInspector
 from watchly_adapters.testing import samples
-from watchly_adapters.testing.inspectors import ImageInspectorContract
-from watchly_core.errors import ImageRejected, ImageTooLarge, ImageUnreadable
-from watchly_core.images import Measured
+from watchly_adapters.testing.inspectors import ImageDecoderContract, ImageInspectorContract
+from watchly_core.errors import ImageRejected, ImageTooLarge, ImageUnreadable, Misconfigured
+from watchly_core.images import VARIANTS, Measured, Rendition
 
 
-class TestPillowInspector(ImageInspectorContract):
+@pytest.fixture(scope="module")
+def pillow() -> Iterator[PillowInspector]:
+    """One for all tests, as its decoder takes a moment to start."""
+    inspector = PillowInspector()
+    yield inspector
+    inspector.close()
+
+
+class TestPillowInspector(ImageDecoderContract):
     @pytest.fixture
-    def inspector(self) -> PillowInspector:
-        return PillowInspector()
+    def inspector(self, pillow: PillowInspector) -> PillowInspector:
+        return pillow
 
 
 class TestHeaderInspector(ImageInspectorContract):
     @pytest.fixture
     def inspector(self) -> HeaderInspector:
         return HeaderInspector()
+
+    async def test_it_cannot_render(self, inspector: HeaderInspector) -> None:
+        with pytest.raises(Misconfigured, match="needs Pillow"):
+            await inspector.render(io.BytesIO(), Rendition(VARIANTS["card"], "webp"))
 
 
 #: Ways to save each format, so that every kind of header is made.
@@ -128,6 +143,29 @@ async def test_pillow_refuses_a_gif_that_grows_to_a_bomb_as_too_large() -> None:
     with pytest.raises(ImageTooLarge):
         await PillowInspector().measure(io.BytesIO(bomb))
     assert await HeaderInspector().measure(io.BytesIO(bomb)) == Measured("gif", 65_535, 65_535)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        (samples.exif(6), samples.exif(1)),
+        (samples.exif(1), samples.exif(6)),
+        (samples.exif(6), samples.exif(3)),
+        (b"", samples.exif(6)),
+    ],
+)
+@pytest.mark.parametrize("format_", ["png", "webp", "webp not announced"])
+def test_what_is_measured_is_what_cleaning_leaves(format_: str, exif: tuple[bytes, bytes]) -> None:
+    if format_ == "png":
+        content = png_with(*(png_chunk(b"eXIf", one) for one in exif))
+    else:
+        flags = 0 if "not" in format_ else 0x08
+        chunks = [riff_chunk(b"EXIF", one) for one in exif]
+        content = riff(extended(flags), *chunks, samples.UPRIGHT["webp lossy"][12:])
+    source = io.BytesIO(content)
+    before = measure(source)
+    clean(source)
+    assert measure(source) == before
 
 
 class Crafted(io.BytesIO):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -10,12 +10,14 @@ from typing import Protocol, TypeVar
 import httpx
 import msgspec
 import pytest
+from dependency_injector import providers
 from httpx import Response
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
 from tests.legacy import leave
 
 from watchly_adapters.container import Container
+from watchly_adapters.pillow import PillowInspector
 from watchly_adapters.settings import MEMORY, read_settings
 from watchly_core import Movie, MovieDraft
 from watchly_core.images import ImageRecord
@@ -106,8 +108,22 @@ def faults_in(response: Response, code: str = "validation") -> set[tuple[str | N
     return {(fault.pointer or fault.parameter, fault.code) for fault in problem_in(response, code).errors}
 
 
+class SharedInspector(PillowInspector):
+    """Outlives the applications that it is lent to: its process takes longer to start than most tests."""
+
+    def close(self) -> None:
+        """Stay."""
+
+
+@pytest.fixture(scope="session")
+def inspector() -> Iterator[PillowInspector]:
+    inspector = SharedInspector()
+    yield inspector
+    super(SharedInspector, inspector).close()
+
+
 @pytest.fixture(params=["fakes", "real"])
-def configure(request: pytest.FixtureRequest, tmp_path: Path) -> Configure:
+def configure(request: pytest.FixtureRequest, tmp_path: Path, inspector: PillowInspector) -> Configure:
     """Makes containers: of the fakes, or of PostgreSQL and a directory."""
     real = request.param == "real"
     database_url: str = request.getfixturevalue("database_url") if real else MEMORY
@@ -122,20 +138,24 @@ def configure(request: pytest.FixtureRequest, tmp_path: Path) -> Configure:
                 **environment,
             }
         )
-        return Container(settings=msgspec.structs.replace(settings, database_url=database_url))
+        made = Container(settings=msgspec.structs.replace(settings, database_url=database_url))
+        made.inspector.override(providers.Object(inspector))
+        return made
 
     return container
 
 
 @pytest.fixture
-def configure_fakes(tmp_path: Path) -> Configure:
+def configure_fakes(tmp_path: Path, inspector: PillowInspector) -> Configure:
     """Makes containers of the fakes."""
 
     def container(**environment: str) -> Container:
         home = str(tmp_path / "home")
-        return Container(
+        made = Container(
             settings=read_settings({"DATABASE_URL": MEMORY, "WATCHLY_HOME": home, **environment})
         )
+        made.inspector.override(providers.Object(inspector))
+        return made
 
     return container
 

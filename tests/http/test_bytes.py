@@ -18,6 +18,7 @@ import pytest
 
 from watchly_adapters.container import Container
 from watchly_adapters.settings import read_settings
+from watchly_adapters.testing import samples
 from watchly_core import Page
 from watchly_http import logs
 from watchly_http.app import create_app
@@ -28,7 +29,7 @@ PATIENCE: Final = 60.0
 """Seconds for anything that is to happen; far more than it takes."""
 
 MAX_JSON_BYTES: Final = 1_000_000
-PNG: Final = b"\x89PNG\r\n\x1a\n"
+PNG: Final = samples.UPRIGHT["png"]
 
 
 def announce(url: str) -> None:
@@ -252,29 +253,35 @@ TYPES: Final[dict[bytes, set[int]]] = {
     b"image/png": {415},
 }
 
-MULTIPART: Final[dict[str, bytes]] = {
-    "a good one": multipart(part(b'name="title"', b"Heat"), part(b'name="image"; filename="a.png"', PNG)),
-    "no filename": multipart(part(b'name="image"', PNG, b"Content-Type: image/png")),
-    "empty filename": multipart(part(b'name="image"; filename=""', PNG)),
-    "filename* only": multipart(part(b"name=\"image\"; filename*=UTF-8''a.png", PNG)),
-    "filename* broken": multipart(part(b'name="image"; filename*=klingon\'%ff', PNG)),
-    "CRLF in the filename": multipart(part(b'name="image"; filename="a\r\nX-Evil: 1.png"', PNG)),
-    "NUL in the filename": multipart(part(b'name="image"; filename="a\x00.png"', PNG)),
-    "a path as filename": multipart(part(b'name="image"; filename="../../etc/passwd"', PNG)),
-    "two files in one field": multipart(*[part(b'name="image"; filename="a.png"', PNG)] * 2),
-    "bad charset": multipart(part(b'name="title"', b"\xff", b"Content-Type: text/plain; charset=klingon")),
-    "text only": multipart(part(b'name="image"', b"text")),
-    "1,001 parts": multipart(*[part(b'name="title"', b"x")] * 1_001),
-    "no name": multipart(part(b"", b"x")),
-    "no disposition": multipart(b"\r\nx"),
-    "no boundary": post(b"--b--\r\n", b"multipart/form-data"),
-    "empty boundary": post(b"--\r\n", b"multipart/form-data; boundary="),
-    "long boundary": post(b"--b--\r\n", b"multipart/form-data; boundary=" + b"b" * 5_000),
-    "another boundary": multipart(part(b'name="title"'), boundary=b"c"),
-    "no end": multipart(part(b'name="title"'), end=b""),
-    "no body": post(b"", b"multipart/form-data; boundary=b"),
-    "a large text part": multipart(part(b'name="title"', b"x" * 500_000)),
-    "huge part headers": multipart(part(b'name="title"', b"x", b"X-Long: " + b"x" * 100_000)),
+MULTIPART: Final[dict[str, tuple[bytes, int]]] = {
+    "a good one": (
+        multipart(part(b'name="title"', b"Heat"), part(b'name="image"; filename="a.png"', PNG)),
+        201,
+    ),
+    "no filename": (multipart(part(b'name="image"', PNG, b"Content-Type: image/png")), 422),
+    "empty filename": (multipart(part(b'name="image"; filename=""', PNG)), 422),
+    "filename* only": (multipart(part(b"name=\"image\"; filename*=UTF-8''a.png", PNG)), 422),
+    "filename* broken": (multipart(part(b'name="image"; filename*=klingon\'%ff', PNG)), 422),
+    "CRLF in the filename": (multipart(part(b'name="image"; filename="a\r\nX-Evil: 1.png"', PNG)), 422),
+    "NUL in the filename": (multipart(part(b'name="image"; filename="a\x00.png"', PNG)), 422),
+    "a path as filename": (multipart(part(b'name="image"; filename="../../etc/passwd"', PNG)), 422),
+    "two files in one field": (multipart(*[part(b'name="image"; filename="a.png"', PNG)] * 2), 422),
+    "bad charset": (
+        multipart(part(b'name="title"', b"\xff", b"Content-Type: text/plain; charset=klingon")),
+        422,
+    ),
+    "text only": (multipart(part(b'name="image"', b"text")), 422),
+    "1,001 parts": (multipart(*[part(b'name="title"', b"x")] * 1_001), 422),
+    "no name": (multipart(part(b"", b"x")), 400),
+    "no disposition": (multipart(b"\r\nx"), 400),
+    "no boundary": (post(b"--b--\r\n", b"multipart/form-data"), 400),
+    "empty boundary": (post(b"--\r\n", b"multipart/form-data; boundary="), 400),
+    "long boundary": (post(b"--b--\r\n", b"multipart/form-data; boundary=" + b"b" * 5_000), 400),
+    "another boundary": (multipart(part(b'name="title"'), boundary=b"c"), 400),
+    "no end": (multipart(part(b'name="title"'), end=b""), 400),
+    "no body": (post(b"", b"multipart/form-data; boundary=b"), 400),
+    "a large text part": (multipart(part(b'name="title"', b"x" * 500_000)), 422),
+    "huge part headers": (multipart(part(b'name="title"', b"x", b"X-Long: " + b"x" * 100_000)), 400),
 }
 
 #: Targets of a GET, percent-encoded oddly.
@@ -497,8 +504,8 @@ def cases() -> Iterator[tuple[str, bytes, set[int]]]:
         yield f"JSON: {name}", post(body), statuses
     for media_type, statuses in TYPES.items():
         yield f"type: {media_type[:40]!r}", post(HEAT, media_type), statuses
-    for name, data in MULTIPART.items():
-        yield f"multipart: {name}", data, {415}
+    for name, (data, status) in MULTIPART.items():
+        yield f"multipart: {name}", data, {status}
     for target, statuses in TARGETS.items():
         yield f"target: {target[:40]!r} ({len(target)})", get(target), statuses
     for name, (data, statuses) in FRAMES.items():

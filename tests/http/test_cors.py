@@ -19,6 +19,8 @@ EXPOSED = {
     "preference-applied",
     "idempotency-replayed",
     "watchly-position",
+    "upload-offset",
+    "content-range",
 }
 
 

@@ -438,7 +438,7 @@ async def test_the_order_of_checks_on_delete(client: Client) -> None:
         "application/jsonx",
         "application/problem+json",
         "application/x-www-form-urlencoded",
-        "multipart/form-data; boundary=x",
+        "multipart/mixed; boundary=x",
         "*/*",
         "application/json, application/json",
     ],

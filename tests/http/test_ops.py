@@ -18,6 +18,7 @@ from tests.http.conftest import Client, Configure, problem_in
 
 from watchly_adapters.memory import MemoryImages
 from watchly_core.errors import Unavailable
+from watchly_core.images import StoredImage
 from watchly_http import ops
 from watchly_http.problems import KINDS
 
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.anyio
 class DownImages(MemoryImages):
     """An image store that does not answer."""
 
-    async def stat(self, key: str) -> int | None:  # noqa: ARG002 - the port's
+    async def stat(self, key: str) -> StoredImage | None:  # noqa: ARG002 - the port's
         raise Unavailable("image_store", "secret")
 
 

@@ -54,6 +54,11 @@ class Broken:
         raise self._error
 
     @asynccontextmanager
+    async def alone(self, task: str) -> AsyncIterator[bool]:  # noqa: ARG002 - the port's
+        await self.ping()
+        yield True
+
+    @asynccontextmanager
     async def transactions(self) -> AsyncIterator[Transaction]:
         await self.ping()
         async with MemoryDatabase().transactions() as tx:
@@ -164,7 +169,7 @@ async def test_only_faults_are_listed_and_each_is_whole(fake_client: Client) -> 
         ("/api/movies/export", {"GET", "HEAD", "OPTIONS"}),
         ("/api/movies/import", {"POST", "OPTIONS"}),
         ("/api/movies/1/image", {"PUT", "DELETE", "OPTIONS"}),
-        ("/images/x", {"GET", "HEAD", "OPTIONS"}),
+        ("/images/x", {"GET", "HEAD", "PUT", "OPTIONS"}),
         ("/health", {"GET", "HEAD", "OPTIONS"}),
         ("/problems/validation", {"GET", "HEAD", "OPTIONS"}),
     ],

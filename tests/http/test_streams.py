@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
+import litestar
 import msgspec
 import pytest
 from dependency_injector import providers
 from litestar import Litestar
+from litestar.testing import RequestFactory
 from litestar.types import HTTPReceiveMessage, Message
 
 from watchly_adapters.container import Container
@@ -31,6 +33,7 @@ from watchly_http import logs
 from watchly_http.app import create_app
 from watchly_http.downloads import Download
 from watchly_http.problems import Problem
+from watchly_http.requests import BodyTimeout, Request, stream
 from watchly_http.server import serve
 
 PATIENCE: Final = 60.0
@@ -322,6 +325,88 @@ async def test_a_client_that_reads_too_slowly_is_given_up(size: int, *, whole: b
 
     assert line.ended == whole
     assert whole == (line.sent == 102)
+
+
+class SlowSender:
+    """A client each of whose pieces, of `size` bytes, comes so many seconds after the last one was taken.
+
+    The seconds pass on the clock of the loop alone.
+    """
+
+    def __init__(self, pieces: int, size: int, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._left, self._size, self._seconds = pieces, size, seconds
+        self.sent, self.now = 0, 0.0
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: self.now)
+
+    async def receive(self) -> HTTPReceiveMessage:
+        self.now += self._seconds
+        self._left -= 1
+        self.sent += self._size
+        return {"type": "http.request", "body": b"x" * self._size, "more_body": self._left > 0}
+
+    async def taken(self, seconds: float = 0.0) -> int:
+        """How many bytes are taken, by an application that spends so many seconds on each piece."""
+        request: Request = litestar.Request(RequestFactory().post("/").scope, receive=self.receive)
+        taken = 0
+        async for piece in stream(request):
+            taken += len(piece)
+            self.now += seconds
+        return taken
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("size", "seconds", "largest"),
+    [
+        (0, 29.0, 0),
+        (1, 29.0, 3),
+        (1, 0.1, 601),
+        (100_000, 11.0, 7_000_000),  # one second more than a piece of that size may take, and 60
+    ],
+)
+async def test_a_body_that_trickles_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, size: int, seconds: float, largest: int
+) -> None:
+    sender = SlowSender(100_000, size, seconds, monkeypatch)
+
+    with pytest.raises(BodyTimeout):
+        await sender.taken()
+
+    assert sender.sent <= largest
+    assert sender.now < 60 + sender.sent / 10_000 + 30
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("pieces", "size", "seconds"),
+    [(3, 1, 19.0), (1, 1, 29.0), (1_000, 100_000, 10.0), (1_000, 10_000, 1.05)],
+)
+async def test_a_body_that_comes_slowly_is_taken(
+    monkeypatch: pytest.MonkeyPatch, pieces: int, size: int, seconds: float
+) -> None:
+    sender = SlowSender(pieces, size, seconds, monkeypatch)
+
+    assert await sender.taken() == pieces * size
+
+
+@pytest.mark.anyio
+async def test_the_time_that_is_spent_on_a_body_is_not_its_sender_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    sender = SlowSender(100, 1, 0.1, monkeypatch)
+
+    assert await sender.taken(seconds=100.0) == 100
+
+
+@pytest.mark.anyio
+async def test_a_body_that_stops_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("watchly_http.requests.BODY_WAIT", 0.01)
+
+    async def receive() -> HTTPReceiveMessage:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sends anything")
+
+    request: Request = litestar.Request(RequestFactory().post("/").scope, receive=receive)
+    with pytest.raises(BodyTimeout):
+        await anext(aiter(stream(request)))
 
 
 def test_the_head_of_an_endless_export_is_soon_there(server: Server) -> None:

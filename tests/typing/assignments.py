@@ -27,6 +27,7 @@ from watchly_adapters.postgres.movies import PostgresMovies
 from watchly_adapters.postgres.queries import PostgresMovieQueries
 from watchly_adapters.testing.histories import StoreFactory
 from watchly_adapters.testing.image_stores import ServedStore
+from watchly_adapters.testing.image_uploads import ReceivingStore
 from watchly_adapters.testing.stores import Store
 from watchly_core.catalogue import Catalogue, utc_now
 from watchly_core.gallery import Gallery
@@ -36,7 +37,10 @@ from watchly_core.ports import (
     ImageFiles,
     ImageInspector,
     ImageLedger,
+    ImageNotifications,
     ImageStore,
+    ImageUploads,
+    Interruptible,
     MovieQueries,
     MovieRepository,
     Transaction,
@@ -51,16 +55,21 @@ EVENT_LOGS: Final[Sequence[type[EventLog]]] = (MemoryEvents, PostgresEvents)
 IMAGE_LEDGERS: Final[Sequence[type[ImageLedger]]] = (MemoryImageLedger, PostgresImageLedger)
 IMAGE_STORES: Final[Sequence[type[ImageStore]]] = (MemoryImages, FilesystemImages, CloudinaryImages)
 IMAGE_FILES: Final[Sequence[type[ImageFiles]]] = (MemoryImages, FilesystemImages)
+IMAGE_UPLOADS: Final[Sequence[type[ImageUploads]]] = (MemoryImages, FilesystemImages)
+IMAGE_NOTIFICATIONS: Final[Sequence[type[ImageNotifications]]] = (CloudinaryImages,)
+INTERRUPTIBLES: Final[Sequence[type[Interruptible]]] = (CloudinaryImages,)
 IMAGE_INSPECTORS: Final[Sequence[type[ImageInspector]]] = (HeaderInspector, PillowInspector)
 CLOCKS: Final[Sequence[Clock]] = (utc_now,)
 
 STORES: Final[Sequence[type[Store]]] = (MemoryDatabase, PostgresDatabase)
 STORE_FACTORIES: Final[Sequence[StoreFactory]] = (MemoryDatabase,)
 SERVED_STORES: Final[Sequence[type[ServedStore]]] = (MemoryImages, FilesystemImages)
+RECEIVING_STORES: Final[Sequence[type[ReceivingStore]]] = (MemoryImages, FilesystemImages)
 
 # That the checkers do tell: strict mode refuses an `ignore` where there is no error.
 NO_QUERIES: type[MovieQueries] = MemoryMovies  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
 NO_FILES: type[ImageFiles] = CloudinaryImages  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
+NO_UPLOADS: type[ImageUploads] = CloudinaryImages  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
 
 
 def on_memory(database: MemoryDatabase, images: MemoryImages) -> tuple[Catalogue, Gallery]:

@@ -3,6 +3,8 @@
 import runpy
 from pathlib import Path
 
+import pytest
+
 ASSIGNMENTS = Path(__file__).with_name("assignments.py")
 
 
@@ -13,8 +15,16 @@ def test_the_assignments_run() -> None:
     assert type(gallery).__name__ == "Gallery"
 
 
-def test_only_stores_that_serve_their_images_are_files() -> None:
-    """`ImageFiles` is asked for when the service runs, so it has to tell them apart then as well."""
+@pytest.mark.parametrize(
+    ("role", "stores"),
+    [
+        ("ImageFiles", "IMAGE_FILES"),
+        ("ImageUploads", "IMAGE_UPLOADS"),
+        ("ImageNotifications", "IMAGE_NOTIFICATIONS"),
+    ],
+)
+def test_stores_are_told_apart_by_their_roles(role: str, stores: str) -> None:
+    """They are asked for it when the service runs, so that the type checkers alone are not enough."""
     names = runpy.run_path(str(ASSIGNMENTS))
-    files = [store for store in names["IMAGE_STORES"] if issubclass(store, names["ImageFiles"])]
-    assert tuple(files) == names["IMAGE_FILES"]
+    found = [store for store in names["IMAGE_STORES"] if issubclass(store, names[role])]
+    assert tuple(found) == names[stores]

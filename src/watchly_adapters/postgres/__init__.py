@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from watchly_adapters.postgres.events import PostgresEvents
 from watchly_adapters.postgres.images import PostgresImageLedger
@@ -15,6 +15,8 @@ from watchly_adapters.postgres.pool import HostConnection, Pool
 from watchly_adapters.postgres.queries import PostgresMovieQueries
 
 __all__ = ["PostgresDatabase", "PostgresTransaction", "migrate"]
+
+_TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
 
 
 class PostgresDatabase:
@@ -55,6 +57,18 @@ class PostgresDatabase:
             Unavailable: it gives none.
         """
         await self._pool.read(lambda connection: connection.execute("SELECT 1"))
+
+    @asynccontextmanager
+    async def alone(self, task: str) -> AsyncIterator[bool]:
+        """Whether nobody else is at `task`, on this database, until the block ends; it holds a connection.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        # A lock of the transaction: one of the session would not survive a pooler in front of the server.
+        async with self._pool.transaction() as connection:
+            cursor = await connection.execute(_TRY_LOCK, (f"watchly.{task}",))
+            yield await cursor.fetchone() == (True,)
 
 
 class PostgresTransactions:

@@ -14,8 +14,8 @@ from watchly_adapters.postgres.pool import HostConnection, cursor
 from watchly_core.errors import IllegalTransition, ImageNotFound
 from watchly_core.images import Image, ImageRecord, ImageState
 
-_COLUMNS: Final = " key, width, height, format, bytes, state, movie_id, due_at, attempts "
-_ADD: Final = "INSERT INTO images (" + _COLUMNS + ") VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+_COLUMNS: Final = " key, width, height, format, bytes, state, movie_id, due_at, attempts, open_until "
+_ADD: Final = "INSERT INTO images (" + _COLUMNS + ") VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 _GET: Final = "SELECT" + _COLUMNS + "FROM images WHERE key = %s FOR UPDATE"
 _OF_MOVIE: Final = "SELECT" + _COLUMNS + 'FROM images WHERE movie_id = %s ORDER BY key COLLATE "C" FOR UPDATE'
 _DUE: Final = (
@@ -23,10 +23,16 @@ _DUE: Final = (
     + _COLUMNS
     + 'FROM images WHERE due_at <= %s ORDER BY due_at, key COLLATE "C" LIMIT %s FOR UPDATE SKIP LOCKED'
 )
+_DEAD: Final = (
+    "SELECT"
+    + _COLUMNS
+    + "FROM images WHERE state = 'deleting' AND due_at IS NULL"
+    + ' ORDER BY key COLLATE "C" LIMIT %s FOR UPDATE SKIP LOCKED'
+)
 _REPLACE: Final = """
     UPDATE images
     SET width = %s, height = %s, format = %s, bytes = %s,
-        state = %s, movie_id = %s, due_at = %s, attempts = %s
+        state = %s, movie_id = %s, due_at = %s, attempts = %s, open_until = %s
     WHERE key = %s
 """
 _REMOVE: Final = "DELETE FROM images WHERE key = %s"
@@ -42,14 +48,20 @@ def _record(  # noqa: PLR0913, PLR0917 - a row
     movie_id: int,
     due_at: datetime | None,
     attempts: int,
+    open_until: datetime | None,
 ) -> ImageRecord:
     return ImageRecord(
         Image(key, width, height, image_format, size),
         ImageState(state),
         movie_id,
-        None if due_at is None else due_at.astimezone(UTC),
+        _utc(due_at),
         attempts,
+        _utc(open_until),
     )
+
+
+def _utc(at: datetime | None) -> datetime | None:
+    return None if at is None else at.astimezone(UTC)
 
 
 class PostgresImageLedger:
@@ -98,12 +110,20 @@ class PostgresImageLedger:
             await cursor.execute(_DUE, (now, limit))
             return await cursor.fetchall()
 
+    async def dead(self, limit: int) -> Sequence[ImageRecord]:
+        """See the port."""
+        async with self._cursor() as cursor:
+            await cursor.execute(_DEAD, (limit,))
+            return await cursor.fetchall()
+
     async def remove(self, key: str) -> None:
         """See the port."""
         await cursor(self._connection, tuple_row).execute(_REMOVE, (key,))
 
 
-def _values(record: ImageRecord) -> tuple[int, int, str, int, str, int, datetime | None, int]:
+def _values(
+    record: ImageRecord,
+) -> tuple[int, int, str, int, str, int, datetime | None, int, datetime | None]:
     image = record.image
     return (
         image.width,
@@ -114,4 +134,5 @@ def _values(record: ImageRecord) -> tuple[int, int, str, int, str, int, datetime
         record.movie_id,
         record.due_at,
         record.attempts,
+        record.open_until,
     )

@@ -47,11 +47,15 @@ CREATE TABLE images (
     bytes bigint NOT NULL,
     due_at timestamptz,
     attempts integer NOT NULL DEFAULT 0,
-    CHECK ((state = 'attached') = (due_at IS NULL))
+    open_until timestamptz,
+    CHECK (
+        CASE state WHEN 'attached' THEN due_at IS NULL WHEN 'deleting' THEN true ELSE due_at IS NOT NULL END
+    )
 );
 
 CREATE INDEX images_movie_id ON images (movie_id);
 CREATE INDEX images_due_at ON images (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX images_dead ON images (key COLLATE "C") WHERE state = 'deleting' AND due_at IS NULL;
 
 CREATE TABLE events (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -10,7 +10,7 @@ To check an adapter, subclass the suite of its port in a test module and supply 
 
 A store of movies has six: `movie_stores` (rows and transactions), `movie_lists` (filters, order, pages,
 counts), `movie_searches`, `event_logs`, `image_ledgers`, and `histories`, which drives it beside the fake.
-`image_stores` and `inspectors` are those of images.
+`image_stores`, `image_files`, `image_uploads` and `inspectors` are those of images.
 
 The suites run on pytest and anyio's plugin for it: ``pip install 'watchly[testing]'``.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 
+import msgspec
 import pytest
 
 from watchly_adapters.testing.stores import LATER, NOON, Failure, Store, StoreContract
@@ -31,7 +32,8 @@ class ImageLedgerContract(StoreContract):
 
     async def test_replace_stores_every_field(self, store: Store) -> None:
         record = _record()
-        discarded = record.moved(ImageState.DISCARDED, due_at=LATER, attempts=3)
+        ticketed = msgspec.structs.replace(record, open_until=NOON, movie_id=7)
+        discarded = ticketed.moved(ImageState.DISCARDED, due_at=LATER, attempts=3)
         async with store.transactions() as tx:
             await tx.images.add(record)
             await tx.images.replace(discarded)
@@ -106,6 +108,24 @@ class ImageLedgerContract(StoreContract):
             assert list(await tx.images.due(NOON, 10)) == minutes[:1]
             assert list(await tx.images.due(NOON + dt.timedelta(minutes=3), 10)) == minutes[:4]
             assert list(await tx.images.due(NOON + dt.timedelta(days=1), 2)) == minutes[:2]
+
+    async def test_what_was_given_up_is_dead_and_not_due(self, store: Store) -> None:
+        claimed = _record().moved(ImageState.DELETING, due_at=NOON, attempts=20)
+        dead = sorted(
+            (_record().moved(ImageState.DELETING, due_at=None, attempts=20) for _ in range(3)),
+            key=lambda record: record.image.key,
+        )
+        async with store.transactions() as tx:
+            for record in [claimed, *reversed(dead), _record(None)]:
+                await tx.images.add(record)
+        async with store.transactions() as tx:
+            assert list(await tx.images.due(LATER, 10)) == [claimed]
+            assert list(await tx.images.dead(10)) == dead
+            assert list(await tx.images.dead(2)) == dead[:2]
+            await tx.images.replace(dead[0].moved(ImageState.DELETING, due_at=NOON))
+        async with store.transactions() as tx:
+            assert list(await tx.images.dead(10)) == dead[1:]
+            assert len(await tx.images.due(NOON, 10)) == 2
 
     async def test_two_sweepers_never_claim_the_same_image(self, store: Store) -> None:
         records = [_record() for _ in range(40)]

@@ -13,19 +13,21 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 import msgspec
 
+from watchly_adapters.memory.images import MemoryImages
 from watchly_core.errors import IllegalTransition, ImageNotFound, MovieNotFound
 from watchly_core.events import Event
-from watchly_core.images import Image, ImageRecord, is_key
-from watchly_core.movies import Movie, MovieDraft, client_fields
+from watchly_core.images import ImageRecord
+from watchly_core.movies import Movie, MovieDraft, client_fields, created
 from watchly_core.queries import GenreCount, MovieQuery, Page, Position
 from watchly_core.text import Tier, entries, matches, title_key, vocabulary
 from watchly_core.text import similar as similar_words
 
-_CHUNK = 256 * 1024
+__all__ = ["MemoryDatabase", "MemoryImages"]
+
 #: Movies that an export gives at once.
 _EXPORT_BATCH = 500
 
@@ -44,6 +46,7 @@ class MemoryDatabase:
         tables = _Tables()
         self.queries = MemoryMovieQueries(tables)
         self.transactions = MemoryTransactions(tables)
+        self._tasks: set[str] = set()
 
     async def __aenter__(self) -> Self:
         """Do nothing."""
@@ -56,6 +59,18 @@ class MemoryDatabase:
 
     async def ping(self) -> None:
         """Memory is always there."""
+
+    @asynccontextmanager
+    async def alone(self, task: str) -> AsyncIterator[bool]:
+        """Whether nobody else is at `task` until the block ends."""
+        if task in self._tasks:
+            yield False
+            return
+        self._tasks.add(task)
+        try:
+            yield True
+        finally:
+            self._tasks.remove(task)
 
 
 class _Tables:
@@ -224,18 +239,7 @@ class MemoryMovies:
 
     async def add(self, draft: MovieDraft, at: datetime) -> Movie:
         """See the port."""
-        movie = Movie(
-            self._tables.next_id(),
-            draft.title,
-            draft.description,
-            draft.release_year,
-            draft.genre,
-            None,
-            None,
-            1,
-            at,
-            at,
-        )
+        movie = created(self._tables.next_id(), draft, at)
         self.changes[movie.id] = movie
         return movie
 
@@ -314,6 +318,11 @@ class MemoryImageLedger:
         ]
         return [record for *_, record in sorted(waiting, key=lambda due: due[:2])[:limit]]
 
+    async def dead(self, limit: int) -> Sequence[ImageRecord]:
+        """See the port."""
+        dead = [record for record in self._records() if record.is_dead]
+        return sorted(dead, key=lambda record: record.image.key)[:limit]
+
     async def remove(self, key: str) -> None:
         """See the port."""
         self.changes[key] = None
@@ -324,46 +333,3 @@ class MemoryImageLedger:
     def _records(self) -> list[ImageRecord]:
         records = {**self._tables.images, **self.changes}
         return [record for record in records.values() if record is not None]
-
-
-class MemoryImages:
-    """Satisfies `ports.ImageStore` and `ports.ImageFiles`."""
-
-    max_bytes: int | None = None
-
-    def __init__(self, *, base_url: str = "") -> None:
-        self._base_url = base_url
-        self._kept: dict[str, bytes] = {}
-
-    async def put(self, key: str, source: IO[bytes], image: Image) -> None:  # noqa: ARG002 - the port's
-        """See the port."""
-        if not is_key(key):
-            raise ValueError(f"{key!r} is not a key")
-        source.seek(0)
-        self._kept[key] = source.read()
-
-    async def delete(self, key: str) -> None:
-        """See the port."""
-        self._kept.pop(key, None)
-
-    async def stat(self, key: str) -> int | None:
-        """See the port."""
-        kept = self._kept.get(key)
-        return None if kept is None else len(kept)
-
-    def url(self, key: str) -> str:
-        """See the port."""
-        return f"{self._base_url}/images/{key}"
-
-    @asynccontextmanager
-    async def read(self, key: str) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
-        """See the port."""
-        kept = self._kept.get(key)
-        if kept is None:
-            raise ImageNotFound(f"no image has the key {key}")
-        yield len(kept), _chunks(kept)
-
-
-async def _chunks(content: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(content), _CHUNK):
-        yield content[start : start + _CHUNK]

@@ -1,0 +1,168 @@
+"""What befalls the service from outside while it is at work."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import psycopg
+from tests.faults.told import Told
+from tests.services import Service
+
+_END_BACKENDS: Final = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY random() LIMIT %s
+"""
+#: Younger workers are left alone but once: the supervisor takes some early deaths in a row for the end.
+_GROWN_UP: Final = 6.0
+#: The longest that a blow is put off, so that it falls somewhere in the middle of an operation.
+_DELAY: Final = 0.15
+_BRIEF: Final = 0.2
+
+
+class Havoc:
+    """Strikes the service of a run, from threads of its own, while it is entered.
+
+    Args:
+        service: what is struck.
+        database_url: its database.
+        told: counts the blows.
+        rate: how likely an operation is struck, from 0 to 1.
+        seed: of all chance.
+        break_store: makes the store fail, or work again.
+        home: of the embedded database, whose server may be killed as well.
+        outage: seconds of a long outage of the store.
+    """
+
+    def __init__(  # noqa: PLR0913 - each with its name
+        self,
+        service: Service,
+        database_url: str,
+        told: Told,
+        *,
+        rate: float,
+        seed: int,
+        break_store: Callable[[bool], None],
+        home: Path | None = None,
+        outage: float = 0.0,
+    ) -> None:
+        self._service, self._database_url, self._told = service, database_url, told
+        self._rate, self._seed, self._outage = rate, seed, outage
+        self._break_store, self._home = break_store, home
+        self._over = threading.Event()
+        self._store, self._killing = threading.Lock(), threading.Lock()
+        self._killed: set[int] = set()
+        self._threads = ThreadPoolExecutor(4, "havoc")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._threads.shutdown()
+
+    def strike(self, number: int) -> None:
+        """Perhaps strike while the operation of this number goes on, which begins now."""
+        chance = random.Random(f"havoc/{self._seed}/{number}")  # noqa: S311 - to be repeated
+        blows: Mapping[Callable[[], None], int] = {
+            self._end_one: 40,
+            self._end_all: 40,
+            self._kill_worker: 10,
+            self._trouble_store: 10,
+        }
+        if number % 250 == 125 and self._outage:
+            self._threads.submit(self._long_outage)
+        elif number % 50 == 25:
+            self._threads.submit(self._later, chance.uniform(0, _DELAY), self._kill_worker)
+        elif number % 200 == 100 and self._home:
+            self._threads.submit(self._kill_server)
+        elif chance.random() < self._rate:
+            (blow,) = chance.choices(list(blows), list(blows.values()))
+            self._threads.submit(self._later, chance.uniform(0, _DELAY), blow)
+
+    def _later(self, delay: float, blow: Callable[[], None]) -> None:
+        if not self._over.wait(delay):
+            blow()
+
+    def _end_one(self) -> None:
+        self._end_backends(1)
+        self._told.count("fault: one connection of the database ended")
+
+    def _end_all(self) -> None:
+        self._end_backends(None)
+        self._told.count("fault: all connections of the database ended")
+
+    def _end_backends(self, most: int | None) -> None:
+        # The server itself may be down at present.
+        with suppress(psycopg.OperationalError), psycopg.connect(self._database_url, autocommit=True) as own:
+            own.execute(_END_BACKENDS, (most,))
+
+    def _kill_worker(self) -> None:
+        with self._killing:
+            ready = [pid for pid in workers(self._service) if not self._killed or _age(pid) > _GROWN_UP]
+            if not ready:
+                self._end_all()
+                return
+            self._killed.add(ready[0])
+            with suppress(ProcessLookupError):
+                os.kill(ready[0], signal.SIGKILL)
+            self._told.count("fault: a worker killed")
+
+    def _kill_server(self) -> None:
+        if self._home:
+            data = self._home / "postgres/data"
+            # It may be down from the last time, or just on its way up.
+            with suppress(OSError, IndexError):
+                pid = int((data / "postmaster.pid").read_text().split()[0])
+                if Path(f"/proc/{pid}/cwd").samefile(data):
+                    os.kill(pid, signal.SIGKILL)
+                    self._told.count("fault: the database server killed")
+
+    def _trouble_store(self) -> None:
+        self._store_fails(_BRIEF)
+        self._told.count("fault: the store down for a moment")
+
+    def _long_outage(self) -> None:
+        self._store_fails(self._outage)
+        self._told.count(f"fault: the store down for {self._outage:g} s")
+
+    def _store_fails(self, seconds: float) -> None:
+        with self._store:
+            self._break_store(True)  # noqa: FBT003 - its only parameter
+            self._over.wait(seconds)
+            self._break_store(False)  # noqa: FBT003 - as above
+
+
+def workers(service: Service) -> list[int]:
+    """The processes of a service that answer requests."""
+    pid = service.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in children.split() if _is_worker(int(child))]
+
+
+def _is_worker(pid: int) -> bool:
+    # A worker is a fork of the supervisor; whatever else that has started is another program.
+    try:
+        return b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _age(pid: int) -> float:
+    """Seconds since a process was started; 0 if it is gone."""
+    try:
+        started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        up = float(Path("/proc/uptime").read_text().split()[0])
+    except OSError:
+        return 0.0
+    return up - started / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,227 @@
+"""Images through all kinds of trouble: many uploads, replacements, deletions, then one sweep, then a check.
+
+    python -m tests.faults.images --operations 1000 --store cloudinary --seed 7
+
+The database is an embedded one, whose server is killed as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tests.faults.checker import (
+    broken_links,
+    broken_promises,
+    disagreements,
+    halves,
+    read_tables,
+    stray_uploads,
+    sweep_later,
+)
+from tests.faults.clients import Clients, Odds
+from tests.faults.havoc import Havoc
+from tests.faults.stores import Cloud, Disk, Images
+from tests.faults.told import Told
+from tests.services import Service, folder_in_memory
+
+from watchly_adapters.embedded import EmbeddedPostgres
+from watchly_adapters.settings import read_settings
+from watchly_adapters.testing.cloudinary import CloudinaryEmulator
+
+RATE: Final = 0.3
+_CLIENTS: Final = 8
+_FIRST_MOVIES: Final = 24
+#: Seconds for which the store is away in long runs: it is left alone for a while after that.
+_OUTAGE: Final = 8.0
+_SECRET: Final = "0123456789abcdef" * 4
+
+
+class Outcome(NamedTuple):
+    """What a run came to: `wrong` is all that must not be."""
+
+    seed: int
+    counts: Mapping[str, int]
+    wrong: Collection[str]
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed}", *(f"{number:7} {what}" for what, number in sorted(self.counts.items()))]
+        return "\n".join([*lines, *(f"WRONG {words}" for words in self.wrong), f"{len(self.wrong)} wrong"])
+
+
+class Plan(NamedTuple):
+    """A run: its seed, how many operations, on which store, and whether there is time for slow faults."""
+
+    seed: int
+    operations: int
+    store: str
+    long: bool = False
+
+
+class Site(NamedTuple):
+    """Where a run takes place: a service at `url`, by `variables`, and what it stands on."""
+
+    folder: Path
+    url: str
+    variables: Mapping[str, str]
+    images: Images
+    database_url: str
+    home: Path | None
+
+    def serving(self, log: str) -> Service:
+        port = self.url.rpartition(":")[2]
+        return Service(self.folder / log, "--workers", "2", "--port", port, **self.variables)
+
+    @property
+    def spools(self) -> Path:
+        return Path(self.variables["TMPDIR"])
+
+
+def run(plan: Plan, folder: Path, database_url: str, home: Path | None = None) -> Outcome:
+    """Make trouble, end it, sweep, and compare.
+
+    Args:
+        plan: what to do.
+        folder: an empty one.
+        database_url: an empty database that runs.
+        home: of the service, if the database is the embedded one there, which may be killed.
+    """
+    told = Told()
+    url = f"http://127.0.0.1:{_free_port()}"
+    with ExitStack() as stack:
+        images = _images(plan.store, folder, url, stack)
+        variables = {
+            **images.environment,
+            **({"WATCHLY_HOME": str(home)} if home else {"DATABASE_URL": database_url}),
+            "SECRET_KEY": _SECRET,
+            "PUBLIC_URL": url,
+            # Half of all runs are swept while they go on.
+            "SWEEP_INTERVAL": "1 s" if plan.seed % 2 else "1 h",
+            "LOG_LEVEL": "error",
+            "TMPDIR": str(folder / "spools"),
+        }
+        site = Site(folder, url, variables, images, database_url, home)
+        site.spools.mkdir()
+        _make_trouble(plan, site, told)
+        _sweep(site, told)
+        _compare(site, told)
+        told.counts.update({f"fault: {what}": times for what, times in images.faults().items()})
+    return Outcome(plan.seed, told.counts, told.wrong)
+
+
+def _make_trouble(plan: Plan, site: Site, told: Told) -> None:
+    """Let clients work while everything fails, until the service has stopped."""
+    with site.serving("log") as service:
+        odds = Odds(leave=RATE, pause=5.0 if plan.long else 0.5)
+        clients = Clients(site.url, site.images.deliver, told, seed=plan.seed, odds=odds)
+        clients.begin(_FIRST_MOVIES)
+        site.images.trouble(RATE, plan.seed, long=plan.long)
+        began = time.monotonic()
+        havoc = Havoc(
+            service,
+            site.database_url,
+            told,
+            rate=RATE,
+            seed=plan.seed,
+            break_store=site.images.fail,
+            home=site.home,
+            outage=_OUTAGE if plan.long else 0.0,
+        )
+        with havoc, ThreadPoolExecutor(_CLIENTS, "client") as threads:
+
+            def operate(number: int) -> None:
+                havoc.strike(number)
+                clients.operate(number)
+
+            for done in [threads.submit(operate, number) for number in range(plan.operations)]:
+                done.result()
+        told.counts["seconds of trouble"] = round(time.monotonic() - began)
+        site.images.calm()
+        if (code := service.stop()) != 0:
+            told.object(f"the service ended with {code}")
+        told.wrong += [f"the log has {line}" for line in service.log.splitlines() if "Traceback" in line]
+    told.wrong += [f"a spool was left: {path.name}" for path in site.spools.iterdir()]
+
+
+def _sweep(site: Site, told: Told) -> None:
+    """The one sweep, when all is due."""
+    for row in read_tables(site.database_url).images.values():
+        told.count(f"before the sweep: {row.state}")
+    settings = read_settings({**site.variables, "DATABASE_URL": site.database_url})
+    report = asyncio.run(sweep_later(settings))
+    told.counts["swept"] = report.deleted
+    if report.failed or report.dead:
+        told.object(f"the sweep came to {report}")
+
+
+def _compare(site: Site, told: Told) -> None:
+    """What is wrong now."""
+    tables = read_tables(site.database_url)
+    told.counts["after the sweep: images"] = len(tables.images)
+    told.counts["after the sweep: movies"] = len(tables.movies)
+    told.counts["acknowledged images"] = len(told.attached)
+    told.wrong += disagreements(tables, site.images.assets())
+    uploads = site.images.uploads()
+    told.counts["after the sweep: uploads left beside their images"] = len(uploads)
+    told.wrong += stray_uploads(tables, uploads)
+    site.images.tidy()
+    told.wrong += [f"what was uploaded for {key} stays for ever" for key in site.images.uploads()]
+    told.wrong += halves(tables)
+    told.wrong += broken_promises(tables, told)
+    with site.serving("log of the check"):
+        told.wrong += broken_links(site.url, tables, site.images.deliver, told.contents)
+
+
+def _images(store: str, folder: Path, url: str, stack: ExitStack) -> Images:
+    if store == "cloudinary":
+        return Cloud(stack.enter_context(CloudinaryEmulator()))
+    return Disk(folder, url)
+
+
+def _free_port() -> int:
+    """A port at which nobody listens: links to images have it in them before the service runs."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--operations", type=int, default=1_000)
+    parser.add_argument("--store", choices=("cloudinary", "files"), default="cloudinary")
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--keep", action="store_true", help="leave the folder of the run, with its logs")
+    given = parser.parse_args()
+    seed = secrets.randbelow(1_000_000) if given.seed is None else given.seed
+    sys.stdout.write(f"seed {seed}\n")
+    sys.stdout.flush()
+    folder = Path(tempfile.mkdtemp(prefix="watchly-faults-", dir=folder_in_memory()))
+    folder.chmod(0o711)  # the database is another user's
+    try:
+        home = folder / "home"
+        with EmbeddedPostgres(home) as database_url:
+            outcome = run(Plan(seed, given.operations, given.store, long=True), folder, database_url, home)
+    finally:
+        if given.keep:
+            sys.stdout.write(f"{folder}\n")
+        else:
+            shutil.rmtree(folder)
+    sys.stdout.write(f"{outcome}\n")
+    return 1 if outcome.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Sweeping while the service runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+from dependency_injector import providers
+from tests.http.conftest import Client, Configure
+from tests.http.test_images import PNG, with_image
+
+from watchly_adapters.container import Container
+from watchly_adapters.memory import MemoryImages
+from watchly_core.images import ImageState
+from watchly_http.sweeping import sweeping
+
+pytestmark = pytest.mark.anyio
+
+OFTEN = timedelta(milliseconds=5)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(30):
+        while not await condition():  # noqa: ASYNC110 - what is waited for is in a database
+            await asyncio.sleep(0.005)  # between looks, not in place of one
+
+
+async def records(container: Container, movie_id: int) -> list[ImageState]:
+    async with container.database().transactions() as tx:
+        return [record.state for record in await tx.images.of_movie(movie_id)]
+
+
+async def discarded(client: Client) -> int:
+    """A movie that is gone, whose image is due."""
+    movie, _ = await with_image(client)
+    assert (await client.delete(f"/api/movies/{movie.id}?purge=true")).status_code == 204
+    assert list(client.ledger(movie.id)) != []
+    return movie.id
+
+
+async def test_what_is_due_goes_by_itself(configure: Configure) -> None:
+    container = configure(SWEEP_INTERVAL="0")
+    async with Client(container) as client:
+        movie_id = await discarded(client)
+
+        async def sweep() -> None:
+            async with sweeping(container.database(), container.gallery(), OFTEN):
+                await until(lambda: _gone(container, movie_id))
+
+        client.call(sweep)
+        assert client.ledger(movie_id) == {}
+
+
+async def test_one_worker_sweeps_at_a_time(configure: Configure) -> None:
+    container = configure(SWEEP_INTERVAL="0")
+    async with Client(container) as client:
+        movie_id = await discarded(client)
+        database = container.database()
+
+        async def sweep() -> None:
+            async with database.alone("sweep") as alone, database.alone("other") as other:
+                assert (alone, other) == (True, True)
+                async with database.alone("sweep") as another:
+                    assert not another
+                async with sweeping(database, container.gallery(), OFTEN):
+                    for _ in range(20):
+                        await asyncio.sleep(0.01)  # time in which it would have swept
+                        assert await records(container, movie_id) == [ImageState.DISCARDED]
+            async with database.alone("sweep") as alone:
+                assert alone
+
+        client.call(sweep)
+
+
+async def test_a_service_sweeps_unless_it_is_told_not_to(configure_fakes: Configure) -> None:
+    async with Client(configure_fakes(SWEEP_INTERVAL="1 s")) as client:
+        movie_id = await discarded(client)
+
+        async def gone() -> bool:
+            return not client.ledger(movie_id)
+
+        await until(gone)
+
+
+async def test_a_sweep_that_fails_is_followed_by_another(configure_fakes: Configure) -> None:
+    container = configure_fakes(SWEEP_INTERVAL="0")
+    images = Stubborn()
+    container.images.override(providers.Object(images))
+    async with Client(container) as client:
+        movie_id = await discarded(client)
+
+        async def sweep() -> None:
+            async def failed() -> bool:
+                return images.tries > 0
+
+            async with sweeping(container.database(), container.gallery(), OFTEN):
+                await until(failed)
+                other = await discarded_by_itself(container)
+                images.broken = False
+                await until(lambda: _gone(container, other))
+
+        client.call(sweep)
+        assert [record.state for record in client.ledger(movie_id).values()] == [ImageState.DELETING]
+
+
+async def discarded_by_itself(container: Container) -> int:
+    """Another movie whose image is due, without the API."""
+    movie = await container.catalogue().add({"title": "Ran"})
+    await container.gallery().attach(movie.id, _chunks(), "image/png")
+    await container.catalogue().remove(movie.id, purge=True)
+    return movie.id
+
+
+async def _chunks() -> AsyncIterator[bytes]:
+    yield PNG
+
+
+async def _gone(container: Container, movie_id: int) -> bool:
+    return not await records(container, movie_id)
+
+
+class Stubborn(MemoryImages):
+    """Dies of deletions while it is broken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken, self.tries = True, 0
+
+    async def delete(self, key: str) -> None:
+        self.tries += 1
+        if self.broken:
+            raise RuntimeError("it is broken")
+        await super().delete(key)
