@@ -35,7 +35,7 @@ class _Astray(Exception):
         error: what came of them.
     """
 
-    def __init__(self, error: ImageRejected | Unavailable) -> None:
+    def __init__(self, error: Unavailable) -> None:
         self.error = error
         super().__init__(str(error))
 
@@ -115,7 +115,9 @@ def _send_chunk(
         # Refused at once it is refused for what it is; refused when repeated, perhaps for being repeated.
         if attempts == 1:
             raise
-        raise _Astray(error) from None
+        raise _Astray(
+            Unavailable("image_store", f"a part that was sent again was refused: {error}")
+        ) from None
 
 
 def _require_kept(kept: _Kept, upload: Upload) -> None:
