@@ -20,9 +20,9 @@ from typing import IO, Final, Literal
 
 from watchly_adapters.exif import orientation, shown
 from watchly_adapters.metadata import clean
-from watchly_adapters.threads import Threads
 from watchly_core.errors import ImageUnreadable, Misconfigured
 from watchly_core.images import SNIFF_BYTES, Measured, Rendition, sniff
+from watchly_core.threads import Threads
 
 #: How many segments, chunks, boxes and entries of one file are looked at; real images have a few dozen.
 _MOST_PARTS: Final = 20_000

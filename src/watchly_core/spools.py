@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
 import tempfile
-import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import IO, Final, NamedTuple, TypeVar
 
 from watchly_core.errors import Unavailable, WatchlyError
+from watchly_core.threads import Threads
 
 T = TypeVar("T")
 
@@ -24,19 +20,7 @@ _BLOCK: Final = 512 * 1024
 
 #: Writers at a time. They are not the event loop's own threads, which others wait for; more of them would
 #: take the processors from requests that are quickly answered.
-_WRITERS: Final = 2
-_NICE: Final = 10
-
-
-def _step_back() -> None:
-    # To Linux a thread is a process of its own; elsewhere this would be said of all of them.
-    if sys.platform == "linux":
-        with suppress(OSError):  # no further than the system lets it
-            thread = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICE)
-
-
-_writers: Final = ThreadPoolExecutor(_WRITERS, "watchly-spools", _step_back)
+_writers: Final = Threads(2, "watchly-spools", nice=10)
 
 
 class Spool(NamedTuple):
@@ -86,15 +70,6 @@ async def _do(step: Callable[[], T], size: int) -> T:
     try:
         if size <= _IN_MEMORY:
             return step()
-        job = asyncio.wrap_future(_writers.submit(step))
-        try:
-            return await asyncio.shield(job)
-        except asyncio.CancelledError:
-            while not job.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait({job})
-            if not job.cancelled():
-                job.exception()  # retrieved, or asyncio would log it as lost
-            raise
+        return await _writers.finish(step)
     except OSError as error:
         raise Unavailable("uploads", f"no room for an upload: {error.strerror}") from error

@@ -15,8 +15,8 @@ from litestar.di import Provide
 
 from watchly_adapters.container import Container
 from watchly_adapters.settings import Settings
-from watchly_adapters.threads import Threads
 from watchly_core.ports import ImageFiles, ImageNotifications
+from watchly_core.threads import Threads
 from watchly_http.front import Front, host_check
 from watchly_http.image_files import ImageFileController
 from watchly_http.images import MovieImageController

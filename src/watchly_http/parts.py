@@ -9,8 +9,8 @@ from typing import TypeAlias
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
-from watchly_adapters import settings, threads
-from watchly_core import catalogue, gallery
+from watchly_adapters import settings
+from watchly_core import catalogue, gallery, threads
 
 Catalogue: TypeAlias = NamedDependency[SkipValidation[catalogue.Catalogue]]
 Gallery: TypeAlias = NamedDependency[SkipValidation[gallery.Gallery]]

@@ -16,9 +16,9 @@ import pytest
 from watchly_adapters.filesystem import FilesystemImages
 from watchly_adapters.testing.image_files import THUMBNAIL, Rendering
 from watchly_adapters.testing.image_uploads import Pieces
-from watchly_adapters.threads import Threads
 from watchly_core.errors import ImageNotFound, ImageTooLarge
 from watchly_core.images import Image
+from watchly_core.threads import Threads
 
 pytestmark = pytest.mark.anyio
 

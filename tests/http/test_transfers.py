@@ -14,9 +14,9 @@ import pytest
 from httpx import Response
 from tests.http.conftest import Client, Configure, client_of, faults_in, problem_in
 
-from watchly_adapters.threads import Threads
 from watchly_core.imports import Form, ImportReport
 from watchly_core.movies import CLIENT_FIELDS
+from watchly_core.threads import Threads
 from watchly_http import transfers
 from watchly_http.problems import ImportProblem
 from watchly_http.transfers import _Source

@@ -21,9 +21,9 @@ from watchly_adapters.cloudinary.account import Account, Options
 from watchly_adapters.cloudinary.calls import Calls
 from watchly_adapters.cloudinary.sending import Upload, send, size_of
 from watchly_adapters.cloudinary.signatures import our_format, read_notification, sign_ticket, their_format
-from watchly_adapters.threads import Threads
 from watchly_core.errors import ImageTooLarge, Unavailable
 from watchly_core.images import Image, StoredImage, Ticket, is_key
+from watchly_core.threads import Threads
 
 __all__ = ["Account", "CloudinaryImages"]
 

@@ -24,11 +24,11 @@ from watchly_adapters.filesystem.files import OpenFile, closing, copy
 from watchly_adapters.filesystem.folders import Folders, sync, translating
 from watchly_adapters.filesystem.renditions import Renditions
 from watchly_adapters.filesystem.uploads import Uploads
-from watchly_adapters.threads import Threads
 from watchly_adapters.tickets import Tickets, image_url
 from watchly_core.errors import ImageNotFound
 from watchly_core.images import Image, Rendition, StoredImage, Ticket, is_key
 from watchly_core.ports import ImageFile, Render
+from watchly_core.threads import Threads
 
 #: Calls of one store that touch the disk at a time. They are apart, for large images take long to copy,
 #: and small ones are to be read and written meanwhile. Large ones are copied one after another, and step

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from watchly_adapters.filesystem.folders import translating
-from watchly_adapters.threads import Threads
 from watchly_core.errors import Unavailable
+from watchly_core.threads import Threads
 
 _CHUNK_BYTES: Final = 256 * 1024
 

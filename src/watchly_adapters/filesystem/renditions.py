@@ -11,10 +11,10 @@ from weakref import WeakValueDictionary
 
 from watchly_adapters.filesystem.files import Locked, OpenFile, closing, is_at, lock, write
 from watchly_adapters.filesystem.folders import Folders, translating
-from watchly_adapters.threads import Threads
 from watchly_core.errors import ImageNotFound, Unavailable
 from watchly_core.images import Rendition, is_key
 from watchly_core.ports import Render
+from watchly_core.threads import Threads
 
 #: Seconds that a call waits for others that render the same image.
 PATIENCE: Final = 300.0

@@ -10,9 +10,9 @@ from typing import IO, Final
 
 from watchly_adapters.filesystem.files import Locked, closing, is_at, lock, write
 from watchly_adapters.filesystem.folders import Folders, sync, translating
-from watchly_adapters.threads import Threads
 from watchly_core.errors import ImageNotFound, ImageTooLarge, Unavailable, UploadConflict
 from watchly_core.images import is_key
+from watchly_core.threads import Threads
 
 #: What arrives is gathered up to this before it is written.
 _GATHERED: Final = 1024 * 1024

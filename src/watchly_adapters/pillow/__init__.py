@@ -7,8 +7,8 @@ from typing import IO, Final
 from watchly_adapters import metadata
 from watchly_adapters.pillow.messages import Job, Limits
 from watchly_adapters.pillow.turns import Turns
-from watchly_adapters.threads import Threads
 from watchly_core.images import Measured, Rendition
+from watchly_core.threads import Threads
 
 __all__ = ["Limits", "PillowInspector"]
 

@@ -13,8 +13,8 @@ from typing import IO, Final
 
 from watchly_adapters.pillow.messages import Job, Limits, Reply
 from watchly_adapters.pillow.process import Decoder, DecoderDied, DecoderLate
-from watchly_adapters.threads import Threads
 from watchly_core.errors import ImageTooLarge, ImageUnreadable, Unavailable
+from watchly_core.threads import Threads
 
 #: Files up to this size are copied: that takes less than having them written to a disk.
 _COPIED: Final = 256 * 1024
