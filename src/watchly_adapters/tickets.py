@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import quote
 
 from watchly_core.errors import SignatureRejected
-from watchly_core.images import VARIANTS, Image, Ticket, is_key
+from watchly_core.images import VARIANTS, Image, Ticket, require_key
 
 #: What is signed begins with this, so that no signature made for something else by the same secret fits.
 _PURPOSE: Final = "watchly image upload"
@@ -48,8 +48,7 @@ class Tickets:
         Raises:
             ValueError: `key` has not the form of a key.
         """
-        if not is_key(key):
-            raise ValueError(f"{key!r} is no key of an image")
+        require_key(key)
         expires_at = expires_at.replace(microsecond=0)
         expires = str(int(expires_at.timestamp()))
         return Ticket(

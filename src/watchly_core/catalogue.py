@@ -182,9 +182,8 @@ class Catalogue:
             require_version(movie, version)
             now = self._clock()
             await tx.movies.remove(movie_id)
-            await discard_images(tx, movie_id, now if purge else now + self._grace, purge=purge)
-            if purge:
-                await _discard_tickets(tx, movie_id, now)
+            due_at = now if purge else now + self._grace
+            await discard_images(tx, movie_id, due_at, purge=purge, tickets=purge)
             await tx.events.append(MovieRemoved(movie_id, movie.version + 1, now, actor, movie))
 
     async def add_many(
@@ -244,17 +243,19 @@ class Catalogue:
         return present(revised, self._store)
 
 
-async def discard_images(tx: Transaction, movie_id: int, due_at: datetime, *, purge: bool) -> None:
-    """Discard the image that a movie shows, to be swept at `due_at`; with `purge`, earlier ones as well."""
-    for record in await tx.images.of_movie(movie_id):
-        if record.state is ImageState.ATTACHED or (purge and record.state is ImageState.DISCARDED):
-            await tx.images.replace(record.moved(ImageState.DISCARDED, due_at=due_at))
+async def discard_images(
+    tx: Transaction, movie_id: int, due_at: datetime, *, purge: bool, tickets: bool = False
+) -> None:
+    """Discard the image that a movie shows, to be swept at `due_at`.
 
-
-async def _discard_tickets(tx: Transaction, movie_id: int, due_at: datetime) -> None:
-    """Discard what is being uploaded by tickets of a movie that has gone."""
+    With `purge` earlier ones are discarded as well, and with `tickets` what is being uploaded by them.
+    """
     for record in await tx.images.of_movie(movie_id):
-        if record.state is ImageState.PENDING and record.open_until is not None:
+        if (
+            record.state is ImageState.ATTACHED
+            or (purge and record.state is ImageState.DISCARDED)
+            or (tickets and record.state is ImageState.PENDING and record.open_until is not None)
+        ):
             await tx.images.replace(record.moved(ImageState.DISCARDED, due_at=due_at))
 
 

@@ -183,6 +183,16 @@ def is_key(text: str) -> bool:
     return _KEY.fullmatch(text) is not None
 
 
+def require_key(key: str) -> None:
+    """Refuse what has not the form of a key; keys come from `new_key`, so that it is a mistake of the caller.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if not is_key(key):
+        raise ValueError(f"{key!r} is no key of an image")
+
+
 def sniff(head: bytes) -> str:
     """The format of the image that starts with `head` (`SNIFF_BYTES` of it are enough).
 

@@ -22,7 +22,7 @@ from watchly_adapters.cloudinary.calls import Calls
 from watchly_adapters.cloudinary.sending import Upload, send, size_of
 from watchly_adapters.cloudinary.signatures import our_format, read_notification, sign_ticket, their_format
 from watchly_core.errors import ImageTooLarge, Unavailable
-from watchly_core.images import Image, StoredImage, Ticket, is_key
+from watchly_core.images import Image, StoredImage, Ticket, is_key, require_key
 from watchly_core.threads import Threads
 
 __all__ = ["Account", "CloudinaryImages"]
@@ -146,8 +146,7 @@ class CloudinaryImages:
             ImageRejected: Cloudinary will never take these bytes.
             Misconfigured: Cloudinary does not take these credentials.
         """
-        if not is_key(key):
-            raise ValueError(f"{key!r} is no key of an image")
+        require_key(key)
 
         def put(stop: threading.Event) -> None:
             size = size_of(source)

@@ -13,7 +13,7 @@ import msgspec
 
 from watchly_adapters.cloudinary.account import Account, Algorithm
 from watchly_core.errors import SignatureRejected
-from watchly_core.images import Image, Ticket, is_key
+from watchly_core.images import Image, Ticket, require_key
 
 #: How long Cloudinary takes a signed request after its timestamp.
 _SIGNED_FOR: Final = timedelta(hours=1)
@@ -51,8 +51,7 @@ def sign_ticket(
     Every field is signed. So the image goes to its own place and replaces nothing, is of the format asked
     for, and leaves its metadata behind, where it was taken included; its size cannot be signed.
     """
-    if not is_key(key):
-        raise ValueError(f"{key!r} is no key of an image")
+    require_key(key)
     fields = {
         **account.placed(key),
         "allowed_formats": their_format(image.format),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from watchly_core.errors import Unavailable
-from watchly_core.images import Rendition, is_key
+from watchly_core.images import Rendition, require_key
 
 #: A file that was not touched for this long was left behind by a crash: its source is a file as well, so
 #: that a living writer never pauses.
@@ -50,7 +50,7 @@ class Folders:
         Raises:
             ValueError: `key` has not the form of a key.
         """
-        _require_key(key)
+        require_key(key)
         return self._directory / key[:2] / key[2:4] / key
 
     def rendition(self, key: str, rendition: Rendition) -> Path:
@@ -69,7 +69,7 @@ class Folders:
         Raises:
             ValueError: `key` has not the form of a key.
         """
-        _require_key(key)
+        require_key(key)
         return self._uploads / key
 
     @contextmanager
@@ -152,11 +152,6 @@ def sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _require_key(key: str) -> None:
-    if not is_key(key):
-        raise ValueError(f"{key!r} is no key of an image")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from watchly_adapters.tickets import Tickets, image_url
 from watchly_core.errors import ImageNotFound, ImageTooLarge, UploadConflict
-from watchly_core.images import Image, Rendition, StoredImage, Ticket, is_key
+from watchly_core.images import Image, Rendition, StoredImage, Ticket, require_key
 from watchly_core.ports import ImageFile, Render
 
 _CHUNK: Final = 256 * 1024
@@ -32,7 +32,7 @@ class MemoryImages:
 
     async def put(self, key: str, source: IO[bytes], image: Image) -> None:  # noqa: ARG002 - the port's
         """See the port."""
-        _require_key(key)
+        require_key(key)
         source.seek(0)
         self._kept[key] = _Kept(source.read())
 
@@ -82,7 +82,7 @@ class MemoryImages:
 
     async def receive(self, key: str, content: AsyncIterable[bytes], start: int, total: int) -> int:
         """See the port."""
-        _require_key(key)
+        require_key(key)
         upload = self._uploads.get(key, _Upload())
         if upload.busy or start not in {0, len(upload.content)}:
             raise UploadConflict(len(upload.content))
@@ -170,8 +170,3 @@ class _File:
             if self.closed:
                 raise ValueError("the image is closed")
             yield self._content[at : min(at + _CHUNK, end)]
-
-
-def _require_key(key: str) -> None:
-    if not is_key(key):
-        raise ValueError(f"{key!r} is not a key")
