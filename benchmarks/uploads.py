@@ -108,10 +108,12 @@ def serving(home: Path, spools: Path) -> Iterator[tuple[str, int]]:
         try:
             lines = iter(process.stderr or ())
             address = next(filter(None, (re.search(r"answers at http://([^/\s]+)", line) for line in lines)))
-            threading.Thread(
-                target=deque, args=(lines, 0), daemon=True
-            ).start()  # the log would fill the pipe
-            yield address[1], process.pid
+            with ThreadPoolExecutor(1) as log:
+                log.submit(deque, lines, 0)  # it would fill the pipe
+                try:
+                    yield address[1], process.pid
+                finally:
+                    process.terminate()
         finally:
             process.terminate()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,6 +22,39 @@ _BLOCK: Final = 512 * 1024
 #: Writers at a time. They are not the event loop's own threads, which others wait for; more of them would
 #: take the processors from requests that are quickly answered.
 _writers: Final = Threads(2, "watchly-spools", nice=10)
+
+
+class Pace:
+    """Holds all that arrives in a process to a rate, for as long as its event loop is late.
+
+    Large uploads would otherwise come as fast as the processors can take them, and small requests would
+    wait behind each piece.
+
+    Args:
+        rate: bytes a second.
+        late: how many seconds beyond its turn a task may have waited.
+        seconds: for which the rate is held since that last happened.
+    """
+
+    def __init__(self, rate: float, late: float, seconds: float) -> None:
+        self._rate, self._late, self._seconds = rate, late, seconds
+        self._held_until = self._next = 0.0
+
+    async def keep(self, size: int) -> None:
+        """Wait until the bytes that have just arrived were due."""
+        now = asyncio.get_running_loop().time
+        began = due = now()
+        if began < self._held_until:
+            self._next = due = max(began, self._next) + size / self._rate
+        await asyncio.sleep(due - began)
+        ended = now()
+        if ended - due > self._late:
+            self._held_until = ended + self._seconds
+
+
+#: Beside 20 uploads of 500 MB to two workers on two processors the slowest of a hundred requests for a movie
+#: take a third of the time so, and the uploads twice and a half. One that comes alone is not held.
+_pace: Final = Pace(rate=40_000_000, late=0.002, seconds=3)
 
 
 class Spool(NamedTuple):
@@ -56,6 +90,7 @@ async def spooled(
             gathered += len(chunk)
             if gathered >= _BLOCK:
                 await _do(write, size)
+                await _pace.keep(gathered)
                 block, gathered = [], 0
         await _do(write, size)
         await _do(lambda: file.seek(0), size)

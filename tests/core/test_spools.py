@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from watchly_core.errors import Unavailable, WatchlyError
-from watchly_core.spools import spooled
+from watchly_core.spools import Pace, spooled
 
 LARGEST = 2_000_000
 
@@ -84,3 +85,34 @@ def test_a_full_disk_is_a_part_that_does_not_answer(parts: tuple[bytes, ...]) ->
     with no_room_for(500_000), pytest.raises(Unavailable, match="uploads: no room for an upload") as raised:
         held(*parts)
     assert raised.value.dependency == "uploads"
+
+
+async def arrives(pace: Pace) -> bool:
+    """Whether a byte may arrive at a rate of one an hour, or has to wait."""
+    arrival = asyncio.create_task(pace.keep(1))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    arrived = arrival.done()
+    arrival.cancel()
+    return arrived
+
+
+def test_what_arrives_is_held_to_a_rate_once_the_loop_was_late() -> None:
+    async def measure() -> list[bool]:
+        pace = Pace(rate=1 / 3600, late=0.01, seconds=3600)
+        free = await arrives(pace)
+        asyncio.get_running_loop().call_soon(time.sleep, 0.05)
+        await pace.keep(1)
+        return [free, await arrives(pace)]
+
+    assert asyncio.run(measure()) == [True, False]
+
+
+def test_what_arrives_is_free_again_when_the_loop_has_been_in_time_for_long_enough() -> None:
+    async def measure() -> bool:
+        pace = Pace(rate=1 / 3600, late=0.01, seconds=0)
+        asyncio.get_running_loop().call_soon(time.sleep, 0.05)
+        await pace.keep(1)
+        return await arrives(pace)
+
+    assert asyncio.run(measure())
