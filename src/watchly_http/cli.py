@@ -381,7 +381,7 @@ def cloudinary(port: int) -> None:
     """
     from watchly_adapters.testing.cloudinary import run_cloudinary
 
-    run_cloudinary(port, say=_say)
+    run_cloudinary(port, show=click.echo, say=_say)
 
 
 @cli.command()

@@ -655,17 +655,23 @@ def test_it_ends_at_once_and_leaves_nothing_behind() -> None:
 
 def started(*arguments: str) -> subprocess.Popen[str]:
     script = (
-        "import sys; from watchly_adapters.testing.cloudinary import run_cloudinary;"
-        "run_cloudinary(int(sys.argv[1]), lambda line: print(line, file=sys.stderr, flush=True))"
+        "import sys, click; from watchly_adapters.testing.cloudinary import run_cloudinary;"
+        "run_cloudinary(int(sys.argv[1]), click.echo, lambda line: click.echo(line, err=True))"
     )
-    return subprocess.Popen([sys.executable, "-c", script, *arguments], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_command_serves_until_it_is_told_to_stop(stop: signal.Signals) -> None:
     with started("0") as process:
+        assert process.stdout is not None
         assert process.stderr is not None
-        url = process.stderr.readline().partition("CLOUDINARY_URL=")[2].strip()
+        url = process.stdout.readline().partition("CLOUDINARY_URL=")[2].strip()
         directory = process.stderr.readline().partition(" in ")[2].partition(" until ")[0]
         try:
             options = urlsplit(url)
@@ -682,7 +688,7 @@ def test_the_command_serves_until_it_is_told_to_stop(stop: signal.Signals) -> No
         finally:
             process.send_signal(stop)
         assert process.wait(PATIENCE) == 0
-        assert process.stderr.read() == ""
+        assert (process.stdout.read(), process.stderr.read()) == ("", "")
     assert not Path(directory).exists()
 
 
@@ -690,5 +696,5 @@ def test_a_port_that_is_taken_is_one_clear_line(emulator: CloudinaryEmulator) ->
     port = int(emulator.upload_prefix.rpartition(":")[2])
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     with pytest.raises(Misconfigured, match=rf"^cannot listen at port {port}: .*in use; try another --port$"):
-        run_cloudinary(port, print)
+        run_cloudinary(port, print, print)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before

@@ -125,8 +125,13 @@ class CloudinaryEmulator:
         self.requests.append(request)
 
 
-def run_cloudinary(port: int, say: Callable[[str], None]) -> None:
-    """Serve an account until the process is told to stop; `say` tells the user where, line by line.
+def run_cloudinary(port: int, show: Callable[[str], None], say: Callable[[str], None]) -> None:
+    """Serve an account until the process is told to stop.
+
+    Args:
+        port: where; 0 takes a free one.
+        show: gives the user the setting that leads there.
+        say: tells the user what else there is to know, line by line.
 
     Raises:
         Misconfigured: the port cannot be had.
@@ -135,7 +140,7 @@ def run_cloudinary(port: int, say: Callable[[str], None]) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     try:
         with CloudinaryEmulator(port=port) as emulator:
-            say(f"CLOUDINARY_URL={emulator.url}")
+            show(f"CLOUDINARY_URL={emulator.url}")
             say(f"Assets are kept in {emulator.directory} until this is told to stop (Ctrl-C)")
             signal.sigwait(_STOPS)
     except OSError as error:
