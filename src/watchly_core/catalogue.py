@@ -10,9 +10,10 @@ from typing import TypeVar
 
 import msgspec
 
-from watchly_core.errors import Fault, ImportRejected, InvalidMovie, VersionConflict
-from watchly_core.events import Event, MovieAdded, MovieRemoved, MovieRevised
-from watchly_core.images import VARIANTS, ImageState
+from watchly_core.errors import Fault, ImportRejected, InvalidMovie, MovieNotFound, VersionConflict
+from watchly_core.events import Change, ChangeQuery, Changes, Event, MovieAdded, MovieRemoved, MovieRevised
+from watchly_core.image_records import discard_images, recall_image
+from watchly_core.images import VARIANTS
 from watchly_core.imports import ImportReport, Rejection, Row
 from watchly_core.movies import (
     READ_ONLY,
@@ -24,7 +25,7 @@ from watchly_core.movies import (
     drafted,
     patched,
 )
-from watchly_core.ports import Clock, ImageStore, MovieQueries, Transaction, Transactions
+from watchly_core.ports import Clock, ImageStore, MovieQueries, Transactions
 from watchly_core.queries import GenreCount, MovieQuery, Page
 
 T = TypeVar("T")
@@ -38,6 +39,8 @@ IMAGE_GRACE = timedelta(days=30)
 #: Rows that an import hands to the store at once: large enough for COPY, small enough for memory, and for
 #: others who are answered in between.
 _BATCH = 500
+#: Events that are dropped in one transaction.
+_PRUNED_AT_ONCE = 1_000
 #: Rejections that a report lists; it counts all of them.
 _LISTED = 1_000
 #: Faults that are told of one row.
@@ -66,6 +69,13 @@ def present(movie: Movie, store: ImageStore | None) -> Movie:
     key = movie.image.key
     image = msgspec.structs.replace(movie.image, variants={name: store.url(key, name) for name in VARIANTS})
     return msgspec.structs.replace(movie, image=image, image_url=store.url(key))
+
+
+class Reverted(msgspec.Struct, frozen=True):
+    """A movie after a revert, and whether the image that it had is gone for good."""
+
+    movie: Movie
+    image_lost: bool
 
 
 class Catalogue:
@@ -127,10 +137,24 @@ class Catalogue:
         """
         return _ahead(self._queries.export(query or MovieQuery()))
 
-    async def history(self, movie_id: int) -> Sequence[Event]:
-        """What happened to a movie, newest first, also after its removal."""
-        events = await self._queries.history(movie_id)
-        return [msgspec.structs.replace(event, movie=present(event.movie, self._store)) for event in events]
+    async def history(
+        self, movie_id: int, *, before: int | None = None, limit: int | None = None
+    ) -> Sequence[Change]:
+        """What happened to a movie, newest first, also after its removal; empty if it never was.
+
+        Only what led to versions below `before`, and at most `limit` changes, where these are given.
+        """
+        changes = await self._queries.history(movie_id, before=before, limit=limit)
+        return [self._shown(change) for change in changes]
+
+    async def changes(self, query: ChangeQuery | None = None) -> Changes:
+        """What happened to all movies, in one order for everybody.
+
+        Raises:
+            ChangesGone: what comes after `query.after` was pruned.
+        """
+        found = await self._queries.changes(query or ChangeQuery())
+        return msgspec.structs.replace(found, data=tuple(self._shown(change) for change in found.data))
 
     async def add(self, draft: MovieDraft | Members, *, actor: str = SYSTEM) -> Movie:
         """Add a movie.
@@ -186,6 +210,66 @@ class Catalogue:
             await discard_images(tx, movie_id, due_at, purge=purge, tickets=purge)
             await tx.events.append(MovieRemoved(movie_id, movie.version + 1, now, actor, movie))
 
+    async def revert(
+        self, movie_id: int, to: int, *, version: int | None = None, actor: str = SYSTEM
+    ) -> Reverted:
+        """Make a movie what it was at version `to`; one that was removed comes back.
+
+        That is a new version, which continues the old ones. The image of that time comes back while the
+        image store still has it.
+
+        Raises:
+            MovieNotFound: there never was such a movie.
+            InvalidMovie: it never had that version, or was removed by it, or that was pruned.
+            VersionConflict: the movie is at another version than `version`; a removed one is at that of
+                its removal.
+        """
+        async with self._transactions() as tx:
+            try:
+                current: Movie | None = await tx.movies.get(movie_id)
+            except MovieNotFound:
+                current = None
+            newest = await tx.events.newest(movie_id)
+            if newest is None and current is None:
+                raise MovieNotFound(movie_id)
+            last = current.version if current else newest.version if newest else 0
+            old = _reverted_to(await tx.events.get(movie_id, to))
+            if version is not None and version != last:
+                raise VersionConflict(movie_id, version, last)
+            now = self._clock()
+            image = await recall_image(tx, movie_id, old.image, now + self._grace)
+            lost = old.image is not None and image is None
+            wanted = msgspec.structs.replace(
+                old,
+                image=image,
+                image_url=None if lost else old.image_url,
+                version=last + 1,
+                updated_at=now,
+            )
+            if current is None:
+                await tx.movies.restore(wanted)
+                await tx.events.append(MovieAdded(movie_id, wanted.version, now, actor, wanted))
+            elif same_content(current, wanted):
+                return Reverted(present(current, self._store), lost)
+            else:
+                wanted = msgspec.structs.replace(wanted, created_at=current.created_at)
+                await tx.movies.replace(wanted)
+                await tx.events.append(MovieRevised(movie_id, wanted.version, now, actor, wanted))
+        return Reverted(present(wanted, self._store), lost)
+
+    async def prune(self, keep: timedelta) -> int:
+        """Drop events that are older than `keep`, but for the newest of each movie; how many those were.
+
+        That one holds the movie as it is, or last was, so that nothing is lost but how it came to be so.
+        """
+        before, pruned = self._clock() - keep, 0
+        while True:
+            async with self._transactions() as tx:
+                count = await tx.events.prune(before, _PRUNED_AT_ONCE)
+            pruned += count
+            if count < _PRUNED_AT_ONCE:
+                return pruned
+
     async def add_many(
         self,
         rows: AsyncIterable[Row],
@@ -218,6 +302,10 @@ class Catalogue:
                 tally.added += len(movies)
             return tally.report(dry_run=False, skip_invalid=skip_invalid)
 
+    def _shown(self, change: Change) -> Change:
+        event = msgspec.structs.replace(change.event, movie=present(change.event.movie, self._store))
+        return msgspec.structs.replace(change, event=event)
+
     async def _write(
         self, movie_id: int, change: Callable[[Movie], MovieDraft], version: int | None, actor: str
     ) -> Movie:
@@ -243,20 +331,17 @@ class Catalogue:
         return present(revised, self._store)
 
 
-async def discard_images(
-    tx: Transaction, movie_id: int, due_at: datetime, *, purge: bool, tickets: bool = False
-) -> None:
-    """Discard the image that a movie shows, to be swept at `due_at`.
+def same_content(movie: Movie, other: Movie) -> bool:
+    """Whether two versions of a movie hold the same client fields and the same image."""
+    key, other_key = (each.image.key if each.image else None for each in (movie, other))
+    return client_fields(movie) == client_fields(other) and key == other_key
 
-    With `purge` earlier ones are discarded as well, and with `tickets` what is being uploaded by them.
-    """
-    for record in await tx.images.of_movie(movie_id):
-        if (
-            record.state is ImageState.ATTACHED
-            or (purge and record.state is ImageState.DISCARDED)
-            or (tickets and record.state is ImageState.PENDING and record.open_until is not None)
-        ):
-            await tx.images.replace(record.moved(ImageState.DISCARDED, due_at=due_at))
+
+def _reverted_to(event: Event | None) -> Movie:
+    if event is None or isinstance(event, MovieRemoved):
+        why = "no version of this movie" if event is None else "the version at which it was removed"
+        raise InvalidMovie([Fault("unknown_version", f"is {why}", pointer="#/version")])
+    return event.movie
 
 
 def added(movie: Movie, actor: str) -> MovieAdded:

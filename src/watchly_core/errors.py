@@ -12,6 +12,7 @@
     ├── NotFound                 nothing is there under that name
     │   ├── MovieNotFound
     │   └── ImageNotFound
+    ├── ChangesGone              the log does not reach back that far any more
     ├── VersionConflict          the movie is not at the version that the write was based on
     ├── ImageRejected            these bytes will not become an image of the catalogue
     │   ├── ImageTooLarge        more bytes or more pixels than allowed
@@ -121,6 +122,18 @@ class MovieNotFound(NotFound):
 
 class ImageNotFound(NotFound):
     """No image is stored under this key, or the movie has none."""
+
+
+class ChangesGone(WatchlyError):
+    """The log does not reach back that far any more.
+
+    Attributes:
+        horizon: reading works after this number; the movies as they are tell what lies before it.
+    """
+
+    def __init__(self, horizon: int) -> None:
+        self.horizon = horizon
+        super().__init__(f"changes up to number {horizon} were pruned")
 
 
 class VersionConflict(WatchlyError):

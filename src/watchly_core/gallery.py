@@ -13,7 +13,6 @@ from watchly_core.catalogue import (
     IMAGE_GRACE,
     SYSTEM,
     added,
-    discard_images,
     require_version,
     utc_now,
 )
@@ -25,6 +24,7 @@ from watchly_core.errors import (
     VersionConflict,
 )
 from watchly_core.events import ImageDetached
+from watchly_core.image_records import discard_images
 from watchly_core.images import Image, Rendition, claimed_format, new_key
 from watchly_core.journey import NO_MOVIE, PENDING_FOR, SWEPT, Journey
 from watchly_core.movies import Members, Movie, MovieDraft, drafted

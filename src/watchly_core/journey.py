@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from watchly_core.catalogue import discard_images, present
+from watchly_core.catalogue import present
 from watchly_core.errors import (
     IllegalTransition,
     ImageNotFound,
@@ -21,6 +21,7 @@ from watchly_core.errors import (
     WatchlyError,
 )
 from watchly_core.events import ImageAttached
+from watchly_core.image_records import discard_images
 from watchly_core.images import MAX_PIXELS, Image, ImageRecord, ImageState, require_same
 from watchly_core.movies import Movie
 from watchly_core.ports import Clock, ImageInspector, ImageStore, Transaction, Transactions

@@ -19,7 +19,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import IO, Protocol, TypeAlias, runtime_checkable
 
-from watchly_core.events import Event
+from watchly_core.events import Change, ChangeQuery, Changes, Event
 from watchly_core.images import Image, ImageRecord, Measured, Rendition, StoredImage, Ticket
 from watchly_core.movies import Movie, MovieDraft
 from watchly_core.queries import GenreCount, MovieQuery, Page
@@ -64,8 +64,24 @@ class MovieQueries(Protocol):
         """
         ...
 
-    async def history(self, movie_id: int) -> Sequence[Event]:
-        """The events of one movie, newest first, also when it is removed; empty if it never was."""
+    async def history(
+        self, movie_id: int, *, before: int | None = None, limit: int | None = None
+    ) -> Sequence[Change]:
+        """The changes of one movie, newest first, also when it is removed; empty if it never was.
+
+        Only those to versions below `before`, and at most `limit` of them, where these are given.
+        """
+        ...
+
+    async def changes(self, query: ChangeQuery) -> Changes:
+        """Changes of all movies, in the order of their numbers: the next ones after `query.after`.
+
+        Of all that was committed before the call began, none is missing. Beyond the end there are none,
+        and reading goes on from the same number.
+
+        Raises:
+            ChangesGone: some that come after `query.after` were pruned.
+        """
         ...
 
 
@@ -104,12 +120,54 @@ class MovieRepository(Protocol):
         """
         ...
 
+    async def restore(self, movie: Movie) -> None:
+        """Store `movie`, which was removed, under its id again.
+
+        Raises:
+            VersionConflict: somebody else has just done so; nothing else can be done in the transaction.
+        """
+        ...
+
+
+class ChangeSignal(Protocol):
+    """Tells that there may be new changes, so that nobody has to ask again and again.
+
+    ``seen = signal.count``, then read, then ``await signal.beyond(seen)``: nothing is missed so.
+    """
+
+    @property
+    def count(self) -> int:
+        """How often it has told so far."""
+        ...
+
+    async def beyond(self, count: int) -> None:
+        """Wait until it has told more often than `count` times; it may do so for nothing."""
+        ...
+
 
 class EventLog(Protocol):
-    """The log inside a transaction: append only."""
+    """The log inside a transaction."""
 
     async def append(self, *events: Event) -> None:
         """Add events in this order, to be seen when the transaction commits."""
+        ...
+
+    async def get(self, movie_id: int, version: int) -> Event | None:
+        """What made this version of a movie; None if nothing did, or it was pruned.
+
+        Any integers may be given.
+        """
+        ...
+
+    async def newest(self, movie_id: int) -> Event | None:
+        """The last event of a movie; None if it never was."""
+        ...
+
+    async def prune(self, before: datetime, limit: int) -> int:
+        """Drop at most `limit` of the oldest events that have numbers, from before that time; how many.
+
+        The newest event of each movie stays: it holds the movie as it is, or last was.
+        """
         ...
 
 

@@ -17,6 +17,8 @@ from watchly_adapters.container import Container
 from watchly_adapters.settings import Settings
 from watchly_core.ports import ImageFiles, ImageNotifications
 from watchly_core.threads import Threads
+from watchly_http.changes import ChangeController, HistoryController
+from watchly_http.feed import Feed
 from watchly_http.front import Front, host_check
 from watchly_http.image_files import ImageFileController
 from watchly_http.images import MovieImageController
@@ -39,6 +41,7 @@ _EXPOSED: Final = [
     "Retry-After",
     "Preference-Applied",
     "Idempotency-Replayed",
+    "Watchly-Image",
     "Watchly-Position",
     "Upload-Offset",
     "Content-Range",
@@ -50,6 +53,7 @@ _ALLOWED: Final = [
     "Idempotency-Key",
     "If-Match",
     "If-None-Match",
+    "Last-Event-ID",
     "Prefer",
     "Range",
     "X-Request-ID",
@@ -60,13 +64,15 @@ def create_app(container: Container) -> Litestar:
     """The REST API over the parts of `container`, which live as long as the application runs."""
     settings: Settings = container.settings()
     images, gallery = container.images(), container.gallery()
+    feed = Feed(container.catalogue(), container.database().signal)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         async with (
             closing_parts(container),
             container.database() as database,
-            sweeping(database, gallery, settings.sweep_interval),
+            sweeping(database, gallery, container.catalogue(), settings),
+            feed.running(),
         ):
             yield
 
@@ -74,6 +80,7 @@ def create_app(container: Container) -> Litestar:
         "settings": _fixed(settings),
         "catalogue": _fixed(container.catalogue()),
         "gallery": _fixed(gallery),
+        "feed": _fixed(feed),
         "row_threads": _fixed(Threads(_ROW_THREADS, "watchly-rows")),
         "import_turns": _fixed(asyncio.Semaphore(_ROW_THREADS)),
         "readiness": _fixed(Readiness(container.database(), images)),
@@ -83,6 +90,8 @@ def create_app(container: Container) -> Litestar:
         GenreController,
         TransferController,
         MovieImageController,
+        HistoryController,
+        ChangeController,
         HealthController,
         ProblemController,
         DocumentationController,

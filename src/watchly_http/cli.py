@@ -363,6 +363,38 @@ def reindex() -> None:
         _say(f"movies indexed: {filled + asyncio.run(fill(url))}")
 
 
+@cli.command()
+@click.option("--check", is_flag=True, help="Compare, and change nothing.")
+@click.option("--apply", is_flag=True, help="Make the table what the log says.")
+def rebuild(*, check: bool, apply: bool) -> None:
+    """Compare the table of movies with the log of events, or restore it from there.
+
+    Ends with 1 where --check finds a difference.
+
+    \b
+    Examples:
+      watchly rebuild --check
+      watchly rebuild --apply
+    """
+    import msgspec
+
+    from watchly_adapters.postgres.rebuild import rebuild as compare
+    from watchly_http.running import running_database
+
+    if check == apply:
+        raise click.UsageError("say what to do: --check or --apply")
+    settings = _settings()
+    _refuse_memory(settings)
+    with running_database(settings) as (running, _):
+        found = asyncio.run(compare(str(running.database_url), apply=apply))
+    for name, count in msgspec.structs.asdict(found).items():
+        click.echo(f"{name}: {count}")
+    if apply:
+        _say("the table is what the log says")
+    elif not found.agree:
+        raise SystemExit(1)
+
+
 @cli.group()
 def dev() -> None:
     """Tools for development."""

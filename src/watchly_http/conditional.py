@@ -53,13 +53,19 @@ class Precondition(msgspec.Struct, frozen=True):
                 return None
             if len(self.allowed) <= 1:
                 return next(iter(self.allowed), NO_VERSION)
-        try:
-            current = (await catalogue.get(movie_id)).version
-        except NotFound:
-            return NO_VERSION
+        current = await _current(movie_id, catalogue)
         if self.refused is None or current in self.refused:
             return NO_VERSION
         return current if self.allowed is None or current in self.allowed else NO_VERSION
+
+
+async def _current(movie_id: int, catalogue: Catalogue) -> int:
+    """The version that a movie is at; a removed one is at that of its removal."""
+    try:
+        return (await catalogue.get(movie_id)).version
+    except NotFound:
+        newest = await catalogue.history(movie_id, limit=1)
+        return newest[0].event.version if newest else NO_VERSION
 
 
 def precondition(request: Request) -> Precondition:

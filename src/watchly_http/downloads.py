@@ -10,11 +10,14 @@ from typing import Final
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Send
 
+from watchly_http.feed import Stream
 from watchly_http.problems import log_error
 from watchly_http.requests import ClientGone
 
 #: Bytes a second, on the whole, below which a client is too slow: others wait for what its reply holds.
 _SLOWEST: Final = 50_000
+#: Seconds for the end of a stream: a client that takes nothing must not hold up a stop.
+_LAST_WORDS: Final = 1.0
 
 
 class Download(ASGIResponse):
@@ -78,6 +81,49 @@ class Download(ASGIResponse):
         self._sent += len(chunk)
         self._waited += loop.time() - began
         await asyncio.sleep(0)  # a server that takes it at once would leave no time for others
+
+
+class EventStream(ASGIResponse):
+    """A reply that is `text/event-stream`: it goes on until its stream ends, or the client leaves.
+
+    Args:
+        stream: what is sent; it is ended when the client leaves.
+        request_id: under which a fault is logged.
+    """
+
+    _should_set_content_length = False
+
+    def __init__(self, stream: Stream, request_id: str) -> None:
+        super().__init__(
+            headers={
+                "Content-Type": "text/event-stream",
+                "Cache-Control": "no-store",
+                "X-Accel-Buffering": "no",  # nginx would keep events until there are some kilobytes of them
+            }
+        )
+        self._stream, self._request_id = stream, request_id
+
+    async def send_body(self, send: Send, receive: Receive) -> None:
+        """Send what comes, each piece at once."""
+        stream, now = self._stream, asyncio.get_running_loop().time
+        left = asyncio.create_task(_wait_for_leaving(receive))
+        left.add_done_callback(lambda _: stream.end())
+        try:
+            async with asyncio.timeout(None) as limit:
+                stream.on_end = lambda: limit.reschedule(now() + _LAST_WORDS)
+                try:
+                    async with aclosing(stream.pieces()) as pieces:
+                        async for piece in pieces:
+                            await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                finally:
+                    stream.end()  # here, where the limit can still be moved
+        except TimeoutError:
+            pass  # the client takes nothing, or is gone
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is too late for a problem
+            log_error(error, self._request_id)
+        finally:
+            left.cancel()
 
 
 async def _wait_for_leaving(receive: Receive) -> None:

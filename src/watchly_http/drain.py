@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -65,6 +65,21 @@ def draining() -> bool:
 def cutting() -> bool:
     """Tell whether requests that still run are being cancelled: there is no time left but for a reply."""
     return _board[0] >= Phase.CUTTING
+
+
+_calls: set[Callable[[], None]] = set()
+
+
+@contextlib.contextmanager
+def at_drain(call: Callable[[], None]) -> Iterator[None]:
+    """Have `call` made, perhaps more than once, when the service is about to stop while the block runs."""
+    _calls.add(call)
+    try:
+        if draining():
+            call()
+        yield
+    finally:
+        _calls.discard(call)
 
 
 def hold_signals() -> None:
@@ -172,6 +187,9 @@ class Drained:
 
     def _look(self) -> None:
         reached = phase()
+        if reached >= Phase.DRAINING:
+            for call in tuple(_calls):
+                call()
         if reached >= Phase.LEAVING and not self._started and self._lifespan is not None:
             self._lifespan.cancel()
         elif reached >= Phase.LEAVING and not self._leaving:

@@ -30,6 +30,8 @@ _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
     "Accept-Ranges": ("In what units parts can be asked for.", "bytes"),
     "Content-Range": ("Which bytes these are, and of how many.", "bytes 0-1023/81234"),
     "Upload-Offset": ("How many bytes of the upload are there: the next piece begins with this one.", "1000"),
+    "Watchly-Image": ("`gone` where the image of that version is not kept any more.", "gone"),
+    "Cache-Control": ("That nothing of it may be kept.", "no-store"),
     "Vary": ("The header of the request that chose this form of the reply.", "Accept"),
 }
 #: The headers of problems beside the id of the request, by the code.

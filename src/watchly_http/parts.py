@@ -11,9 +11,11 @@ from litestar.params import SkipValidation
 
 from watchly_adapters import settings
 from watchly_core import catalogue, gallery, threads
+from watchly_http import feed
 
 Catalogue: TypeAlias = NamedDependency[SkipValidation[catalogue.Catalogue]]
 Gallery: TypeAlias = NamedDependency[SkipValidation[gallery.Gallery]]
+Feed: TypeAlias = NamedDependency[SkipValidation[feed.Feed]]
 Settings: TypeAlias = NamedDependency[SkipValidation[settings.Settings]]
 #: Threads that read the rows of imports.
 RowThreads: TypeAlias = NamedDependency[SkipValidation[threads.Threads]]

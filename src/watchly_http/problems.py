@@ -13,6 +13,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import Scope
 
 from watchly_core.errors import (
+    ChangesGone,
     Fault,
     IllegalTransition,
     ImageNotFound,
@@ -76,6 +77,12 @@ class ImportProblem(Problem, omit_defaults=False):
     dry_run: bool = False
 
 
+class ChangesGoneProblem(Problem, omit_defaults=False):
+    """Why changes cannot be told: those up to the number `horizon` were pruned."""
+
+    horizon: int = 0
+
+
 class Kind(msgspec.Struct, frozen=True):
     """What a code means."""
 
@@ -126,6 +133,13 @@ KINDS: Final[Mapping[str, Kind]] = {
             "The upload is not there as far as this request needs it; `Upload-Offset` says how far it is.",
         ),
         Kind(
+            "changes_gone",
+            410,
+            "Changes gone",
+            "The log does not reach back that far any more: read the movies as they are, and then the changes"
+            " after `horizon`.",
+        ),
+        Kind(
             "version_conflict",
             412,
             "Version conflict",
@@ -173,6 +187,7 @@ _BY_ERROR: Final[Mapping[type[Exception], str]] = {
     NotFound: "not_found",
     NotAcceptable: "not_acceptable",
     ImageNotFound: "not_found",
+    ChangesGone: "changes_gone",
     VersionConflict: "version_conflict",
     IllegalTransition: "image_conflict",
     UploadConflict: "upload_conflict",
@@ -219,6 +234,9 @@ def reply_to_error(request: Request, error: Exception) -> Response[bytes]:
     kind = KINDS[code]
     if isinstance(error, ImportRejected):
         return problem_reply(_import_problem(request, kind, error), headers)
+    if isinstance(error, ChangesGone):
+        gone = msgspec.structs.asdict(problem_for(request, kind, detail))
+        return problem_reply(ChangesGoneProblem(**gone, horizon=error.horizon), headers)
     faults = tuple(error.faults) if isinstance(error, Invalid) else ()
     return problem_reply(problem_for(request, kind, detail, faults), headers)
 

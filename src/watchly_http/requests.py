@@ -192,7 +192,7 @@ def flag(text: str) -> bool:
     return text == "true"
 
 
-_DIGITS: Final = re.compile(r"-?[0-9]{1,10}", re.ASCII)
+_DIGITS: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 
 
 def whole_number(smallest: int, largest: int) -> Callable[[str], int]:

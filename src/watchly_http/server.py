@@ -5,6 +5,7 @@ import errno
 import multiprocessing
 import multiprocessing.connection
 import os
+import resource
 import socket
 import sys
 import time
@@ -20,7 +21,8 @@ from watchly_core.errors import Misconfigured, WatchlyError
 from watchly_http import drain
 from watchly_http.drain import Application, Drained, Phase
 
-CONNECTIONS_PER_WORKER = 900  # below the usual soft limit of 1,024 descriptors
+CONNECTIONS_PER_WORKER = 4_000  # many of them may be streams, which cost little
+SPARE_DESCRIPTORS = 124  # for all that is no connection
 KEEP_EVERY, KEEP_AT_LEAST = 1.0, 15.0  # seconds between calls of `keep`; those between failures double
 CRASHES, CRASH_WINDOW = 3, 5.0  # deaths in a row, each within so many seconds of the start, are the end
 
@@ -89,7 +91,7 @@ class _Supervisor(MPServer):
             http1_settings=HTTP1Settings(header_read_timeout=int(1000 * min(30.0, max(1.0, drain_timeout)))),
             websockets=False,
             backlog=2048,
-            backpressure=CONNECTIONS_PER_WORKER,  # by default the backlog divided by the workers: 32 at 64
+            backpressure=_connections(),  # by default the backlog divided by the workers: 32 at 64
             log_enabled=False,
         )
         self.exit_code = 0
@@ -115,6 +117,8 @@ class _Supervisor(MPServer):
         """Build the application of a worker, in the worker."""
         os.close(self._leash_held)
         drain.hold_signals()
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _connections() + SPARE_DESCRIPTORS), hard))
         try:
             app = self._load_app()
         except Exception as error:  # noqa: BLE001  # reported by the supervisor, once for all workers
@@ -228,6 +232,12 @@ class _Supervisor(MPServer):
                 return
             going.difference_update(multiprocessing.connection.wait([self._ears, *going], left))
             list(self._heard())
+
+
+def _connections() -> int:
+    """How many connections a worker takes: each is a descriptor, of which it can have so many at the most."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(CONNECTIONS_PER_WORKER, hard - SPARE_DESCRIPTORS)
 
 
 def _claim(host: str, port: int) -> tuple[str, int, socket.socket]:

@@ -1,4 +1,4 @@
-"""Sweeping while the service runs: what is due goes from the image store by itself."""
+"""Sweeping while the service runs: images that are due and old events go by themselves."""
 
 from __future__ import annotations
 
@@ -6,43 +6,49 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 
 import structlog
 
 from watchly_adapters.container import Database
-from watchly_core import Gallery
+from watchly_adapters.settings import Settings
+from watchly_core import Catalogue, Gallery
 from watchly_core.errors import WatchlyError
+from watchly_core.tasks import cancelled
 
 _log = structlog.stdlib.get_logger("watchly.sweeping")
 
 
 @asynccontextmanager
-async def sweeping(database: Database, gallery: Gallery, every: timedelta) -> AsyncIterator[None]:
-    """Sweep now and then while the block runs, one worker of all at a time; never if `every` is zero."""
-    if not every:
+async def sweeping(
+    database: Database, gallery: Gallery, catalogue: Catalogue, settings: Settings
+) -> AsyncIterator[None]:
+    """Sweep now and then while the block runs, one worker of all at a time; never if the interval is zero."""
+    if not settings.sweep_interval:
         yield
         return
-    task = asyncio.create_task(_sweep(database, gallery, every.total_seconds()))
+    task = asyncio.create_task(_sweep(database, gallery, catalogue, settings))
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait({task})
+        await cancelled(task)
 
 
-async def _sweep(database: Database, gallery: Gallery, seconds: float) -> None:
+async def _sweep(database: Database, gallery: Gallery, catalogue: Catalogue, settings: Settings) -> None:
+    seconds, retention = settings.sweep_interval.total_seconds(), settings.log_retention
     while True:
         # Not all workers at once.
         await asyncio.sleep(seconds * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
         try:
             async with database.alone("sweep") as alone:
                 report = await gallery.sweep() if alone else None
+                pruned = await catalogue.prune(retention) if alone and retention is not None else 0
         except WatchlyError as error:
             _log.warning("the sweep failed", reason=str(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, the next sweep may do better
             _log.exception("the sweep failed", exc_info=error)
         else:
+            if pruned:
+                _log.info("pruned events", events=pruned)
             if report and report.deleted + report.failed:
                 tell = _log.warning if report.failed else _log.info
                 tell(

@@ -21,6 +21,7 @@ from watchly_adapters.pillow import PillowInspector
 from watchly_adapters.postgres import PostgresDatabase
 from watchly_adapters.settings import Settings, read_settings
 from watchly_adapters.testing import samples
+from watchly_adapters.testing.stores import events_of
 from watchly_core import Catalogue, Gallery, MovieDraft
 from watchly_core.errors import ImageTooLarge, Misconfigured
 from watchly_core.images import Image, StoredImage, new_key
@@ -188,7 +189,7 @@ async def test_discarded_images_keep_the_grace_period() -> None:
     await gallery.detach(detached.id)
     await catalogue.remove(removed.id)
     for movie in (detached, removed):
-        last = (await catalogue.history(movie.id))[0]
+        last = (await events_of(catalogue, movie.id))[0]
         async with made.database().transactions() as tx:
             (record,) = await tx.images.of_movie(movie.id)
         assert record.due_at == last.at + timedelta(days=3)

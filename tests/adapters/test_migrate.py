@@ -46,6 +46,7 @@ from tests.legacy import (
 
 from watchly_adapters.postgres import PostgresDatabase, migrate
 from watchly_adapters.postgres.migrate import Migration, migrations, pending
+from watchly_adapters.testing.stores import events_of
 from watchly_core.errors import Misconfigured, Unavailable
 from watchly_core.events import MovieAdded
 from watchly_core.movies import MovieDraft
@@ -63,6 +64,7 @@ LABELS: Final = [
     "0005_search",
     "0006_search_indexes",
     "0007_image_tickets",
+    "0008_changes",
 ]
 
 
@@ -305,7 +307,7 @@ async def test_each_adopted_row_has_one_event(empty_database: str) -> None:
     ]
     async with PostgresDatabase(empty_database) as database:
         for row in ROWS:
-            (event,) = await database.queries.history(row[0])
+            (event,) = await events_of(database.queries, row[0])
             assert isinstance(event, MovieAdded)
             assert (event.movie_id, event.version, event.actor) == (row[0], 1, "system")
             assert event.at > before
@@ -324,7 +326,7 @@ async def test_a_time_beyond_the_calendar_hides_no_movie(empty_database: str, mo
         assert [movie.title for movie in page] == ["Heat", "Ran"]
         for movie in page:
             assert await database.queries.get(movie.id) == movie
-            (event,) = await database.queries.history(movie.id)
+            (event,) = await events_of(database.queries, movie.id)
             assert event.movie == movie
     assert select(empty_database, "SELECT created_at::text FROM movies WHERE id = 1")[0][0] in {
         moment,
@@ -362,8 +364,8 @@ async def test_the_older_system_keeps_writing(empty_database: str) -> None:
         assert heat.updated_at == dt.datetime(2021, 1, 1, tzinfo=dt.UTC)
         for movie in movies.values():
             assert await database.queries.get(movie.id) == movie
-        assert list(await database.queries.history(ran.id)) == []
-        assert len(await database.queries.history(3)) == 1
+        assert await events_of(database.queries, ran.id) == []
+        assert len(await events_of(database.queries, 3)) == 1
 
 
 # While others use the table
@@ -391,7 +393,7 @@ async def test_a_writer_loses_nothing_while_the_migration_runs(empty_database: s
         assert len(movies) == len(ROWS) + len(committed)
         with_event = set()
         for number in committed:
-            for event in await database.queries.history(number):
+            for event in await events_of(database.queries, number):
                 assert isinstance(event, MovieAdded)
                 assert event.version == 1
                 assert event.movie == movies[number]

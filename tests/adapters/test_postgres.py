@@ -23,6 +23,7 @@ from watchly_adapters.embedded import EmbeddedPostgres
 from watchly_adapters.postgres import PostgresDatabase, PostgresTransaction, PostgresTransactions, migrate
 from watchly_adapters.postgres.pool import Connection, Pool, connect
 from watchly_adapters.postgres.queries import PostgresMovieQueries
+from watchly_adapters.testing.stores import events_of
 from watchly_core.errors import Misconfigured, MovieNotFound, Unavailable
 from watchly_core.events import MovieAdded, MovieRevised
 from watchly_core.images import Image, ImageRecord, ImageState, new_key
@@ -449,7 +450,7 @@ async def test_a_write_joins_the_transaction_of_a_host(
         await fail()
     await host.commit()
     assert (await postgres.queries.find(MovieQuery())).data == (kept,)
-    assert list(await postgres.queries.history(kept.id)) == [MovieAdded(kept.id, 1, NOON, "host", kept)]
+    assert await events_of(postgres.queries, kept.id) == [MovieAdded(kept.id, 1, NOON, "host", kept)]
     assert select(database_url, "SELECT movie_id FROM orders") == [(kept.id,)]
     assert select(database_url, "SELECT count(*) FROM events") == [(1,)]
 
@@ -518,11 +519,11 @@ async def test_every_store_works_in_the_session_of_a_host(
         assert list(await tx.images.due(NOON - dt.timedelta(microseconds=1), 9)) == []
     await host.commit()
     assert (await postgres.queries.find(MovieQuery())).data == (changed, three)
-    history = await postgres.queries.history(one.id)
+    history = await events_of(postgres.queries, one.id)
     assert list(history) == [
         MovieRevised(one.id, number, NOON, "host", changed) for number in reversed(range(9))
     ]
-    history = await postgres.queries.history(three.id)
+    history = await events_of(postgres.queries, three.id)
     assert list(history) == [
         MovieAdded(three.id, number, NOON, "host", three) for number in reversed(range(90))
     ]
@@ -582,8 +583,8 @@ async def test_the_settings_of_a_database_change_no_answer(
             two,
         ]
         assert await database.queries.get(two.id) == two
-        assert list(await database.queries.history(one.id)) == [MovieAdded(one.id, 1, NOON, "système", one)]
-        assert len(await database.queries.history(two.id)) == 30
+        assert await events_of(database.queries, one.id) == [MovieAdded(one.id, 1, NOON, "système", one)]
+        assert len(await events_of(database.queries, two.id)) == 30
 
 
 async def test_writers_do_not_undo_each_other_where_transactions_are_serializable(database_url: str) -> None:

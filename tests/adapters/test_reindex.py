@@ -30,6 +30,7 @@ from tests.legacy import (
 
 from watchly_adapters.postgres import PostgresDatabase, migrate
 from watchly_adapters.postgres.reindex import reindex
+from watchly_adapters.testing.stores import events_of
 from watchly_core.catalogue import Catalogue
 from watchly_core.errors import Misconfigured, Unavailable
 from watchly_core.events import Event, MovieAdded, MovieRemoved, MovieRevised
@@ -53,7 +54,7 @@ async def found(database: PostgresDatabase, q: str) -> list[str]:
 async def assert_told(database: PostgresDatabase) -> None:
     """The newest event of each movie tells what it is."""
     for movie in list((await database.queries.find(MovieQuery(limit=9_999))).data):
-        newest, *_ = await database.queries.history(movie.id)
+        newest, *_ = await events_of(database.queries, movie.id)
         assert newest.version == movie.version
         assert newest.movie == movie
         assert not isinstance(newest, MovieRemoved)
@@ -105,7 +106,7 @@ async def test_rows_of_any_content_are_filled(database_url: str, postgres: Postg
     assert_searchable(database_url)
     await assert_told(postgres)
     for row in ROWS:
-        (event,) = await postgres.queries.history(row[0])
+        (event,) = await events_of(postgres.queries, row[0])
         assert isinstance(event, MovieAdded)
         assert (event.movie, event.actor) == (as_movie(row), "system")
         assert event.at > dt.datetime.now(dt.UTC) - dt.timedelta(minutes=5)
@@ -147,7 +148,7 @@ async def test_a_row_gets_the_event_it_lacks(
         execute(database_url, *statements)
         await reindex(database_url)
         await assert_told(postgres)
-        histories = [list(map(told, await postgres.queries.history(number + 1))) for number in range(rows)]
+        histories = [list(map(told, await events_of(postgres.queries, number + 1))) for number in range(rows)]
         assert all(one == histories[0] for one in histories)
         return histories[0]
 
@@ -199,7 +200,7 @@ async def test_another_movie_at_the_version_of_the_last_event_is_told(
     execute(database_url, "TRUNCATE movies", "INSERT INTO movies (id, title) VALUES (1, 'Ran')")
     assert movie.id == 1
     await reindex(database_url)
-    history = await catalogue.history(1)
+    history = await events_of(catalogue, 1)
     assert list(map(told, history)) == [(MovieRevised, 2, "Ran", 2), (MovieAdded, 1, "Heat", 1)]
     await assert_told(postgres)
 
@@ -212,11 +213,11 @@ async def test_a_row_that_is_told_already_is_only_filled(
     movie = await catalogue.add({"title": "Heat", "description": "A thief."})
     revised = await catalogue.revise(movie.id, {"title": "Heat 2"})
     execute(database_url, "UPDATE movies SET search_version = NULL, search = NULL, title_key = NULL")
-    history = await catalogue.history(movie.id)
+    history = await events_of(catalogue, movie.id)
     assert await reindex(database_url) == 1
     assert_searchable(database_url)
     assert await catalogue.get(movie.id) == revised
-    assert await catalogue.history(movie.id) == history
+    assert await events_of(catalogue, movie.id) == history
 
 
 # The trigger
@@ -365,7 +366,7 @@ async def test_a_row_that_takes_an_id_again_is_told_as_it_is(
     assert_searchable(empty_database)
     async with PostgresDatabase(empty_database) as database:
         await assert_told(database)
-        history = list(map(told, await database.queries.history(1)))
+        history = list(map(told, await events_of(database.queries, 1)))
         assert history == [(MovieRevised, 2, "Ran", 2), (MovieAdded, 1, "Heat", 1)]
         if role == "origin":
             movie = await database.queries.get(1)
@@ -384,7 +385,7 @@ async def test_a_row_that_takes_an_id_again_can_be_revised_before_it_is_filled(
     assert select(database_url, STATE) == [(4, 4, *FILLED)]
     assert await reindex(database_url) == 0
     await assert_told(postgres)
-    assert [event.version for event in await catalogue.history(1)] == [4, 2, 1]
+    assert [event.version for event in await events_of(catalogue, 1)] == [4, 2, 1]
 
 
 # Beside others
@@ -476,7 +477,7 @@ async def test_live_writers_are_not_held_up_and_lose_nothing(
     await assert_told(postgres)
     assert await catalogue.get(own.id) == own
     for number in (1, 2, 3):
-        versions = [event.version for event in await catalogue.history(number)]
+        versions = [event.version for event in await events_of(catalogue, number)]
         assert versions == sorted(set(versions), reverse=True)
 
 

@@ -36,6 +36,7 @@ DEFAULTS: Mapping[str, object] = {
     "max_page_limit": 200,
     "drain_timeout": timedelta(seconds=10),
     "image_grace": timedelta(days=30),
+    "log_retention": None,
     "sweep_interval": timedelta(seconds=30),
     "log_format": "console",
     "log_level": "info",
@@ -194,7 +195,7 @@ def test_sizes(text: str, size: int) -> None:
     ],
 )
 def test_durations(text: str, seconds: int) -> None:
-    for variable in ("DRAIN_TIMEOUT", "IMAGE_GRACE", "SWEEP_INTERVAL"):
+    for variable in ("DRAIN_TIMEOUT", "IMAGE_GRACE", "LOG_RETENTION", "SWEEP_INTERVAL"):
         assert getattr(read_settings({variable: text}), field(variable)) == timedelta(seconds=seconds)
 
 
@@ -269,6 +270,7 @@ EXAMPLES = {
     "MAX_PAGE_LIMIT": "200",
     "DRAIN_TIMEOUT": "10 s",
     "IMAGE_GRACE": "30 days",
+    "LOG_RETENTION": "365 days",
     "SWEEP_INTERVAL": "30 s",
     "LOG_FORMAT": "json",
     "LOG_LEVEL": "warning",
@@ -375,6 +377,7 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("DRAIN_TIMEOUT", _DURATION, ["ten", "-1 s", "1 week", "1.5 h", "1 mb"]),
     ("DRAIN_TIMEOUT", "must be at most a hundred years", ["36601 d", "999999999999999 d"]),
     ("IMAGE_GRACE", _DURATION, ["for ever"]),
+    ("LOG_RETENTION", _DURATION, ["for ever", "-1 d"]),
     ("SWEEP_INTERVAL", _DURATION, ["often", "-1"]),
     ("IMAGE_GRACE", "must be at most a hundred years", ["36601 d"]),
     ("LOG_FORMAT", "must be one of console, json", ["text"]),

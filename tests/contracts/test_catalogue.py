@@ -14,7 +14,7 @@ import pytest
 from tests.legacy import leave
 
 from watchly_adapters.memory import MemoryDatabase, MemoryImages
-from watchly_adapters.testing.stores import Store
+from watchly_adapters.testing.stores import Store, events_of
 from watchly_core.catalogue import Catalogue
 from watchly_core.errors import (
     Fault,
@@ -73,7 +73,7 @@ def catalogue(store: Store, clock: Clock) -> Catalogue:
 async def everything(store: Store) -> tuple[list[Movie], list[list[Event]]]:
     """All movies, and the histories of all ids that were given."""
     movies = list((await store.queries.find(MovieQuery(limit=9_999))).data)
-    return movies, [list(await store.queries.history(movie_id)) for movie_id in range(12)]
+    return movies, [await events_of(store.queries, movie_id) for movie_id in range(12)]
 
 
 async def adopted(store: Store, **broken: object) -> Movie:
@@ -100,7 +100,7 @@ async def test_a_movie_is_added_with_one_event(catalogue: Catalogue) -> None:
     added = await catalogue.add(HEAT, actor="user:7")
     assert added == Movie(1, "Heat", "A thief and a detective.", 1995, "Crime", None, None, 1, NOON, NOON)
     assert await catalogue.get(1) == added
-    assert list(await catalogue.history(1)) == [MovieAdded(1, 1, NOON, "user:7", added)]
+    assert await events_of(catalogue, 1) == [MovieAdded(1, 1, NOON, "user:7", added)]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ async def test_structs_and_mappings_are_cleaned_alike(
     expected = Movie(1, "Heat", "one\ntwo", None, "Crime", None, None, 1, NOON, NOON)
     assert await catalogue.add(draft) == expected
     assert await catalogue.get(1) == expected
-    assert list(await catalogue.history(1)) == [MovieAdded(1, 1, NOON, "system", expected)]
+    assert await events_of(catalogue, 1) == [MovieAdded(1, 1, NOON, "system", expected)]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ async def test_what_is_not_there(catalogue: Catalogue, movie_id: int) -> None:
     with pytest.raises(MovieNotFound) as missing:
         await catalogue.get(movie_id)
     assert missing.value.movie_id == movie_id
-    assert list(await catalogue.history(movie_id)) == []
+    assert await events_of(catalogue, movie_id) == []
 
 
 async def test_pages_and_exports(catalogue: Catalogue) -> None:
@@ -199,7 +199,7 @@ async def test_images_are_shown_as_their_store_gives_them_today(store: Store, cl
     stored = msgspec.structs.replace(added, image=image, image_url="/images/old")
     async with store.transactions() as tx:
         await tx.events.append(MovieAdded(added.id, 1, NOON, "system", stored))
-    assert list(await catalogue.history(added.id)) == [MovieAdded(added.id, 1, NOON, "system", shown)]
+    assert await events_of(catalogue, added.id) == [MovieAdded(added.id, 1, NOON, "system", shown)]
     assert await catalogue.replace(added.id, {**msgspec.to_builtins(HEAT), "image_url": url}) == shown
     revised = await catalogue.revise(added.id, {"genre": None, "image_url": url, "image": seen})
     assert revised == msgspec.structs.replace(shown, genre=None, version=2, updated_at=NOON)
@@ -216,7 +216,7 @@ async def test_replace_clears_what_is_left_out(catalogue: Catalogue, clock: Cloc
     replaced = await catalogue.replace(1, {"title": "Ronin"}, version=1, actor="key:9")
     assert replaced == Movie(1, "Ronin", None, None, None, None, None, 2, NOON, at)
     assert await catalogue.get(1) == replaced
-    assert list(await catalogue.history(1)) == [
+    assert await events_of(catalogue, 1) == [
         MovieRevised(1, 2, at, "key:9", replaced),
         MovieAdded(1, 1, NOON, "system", added),
     ]
@@ -245,7 +245,7 @@ async def test_revise_keeps_what_is_left_out(
     revised = await catalogue.revise(1, patch, version=1, actor="user:7")
     assert revised == Movie(1, "Heat", None, 1996, "Crime", None, None, 2, NOON, at)
     assert await catalogue.get(1) == revised
-    assert list(await catalogue.history(1)) == [
+    assert await events_of(catalogue, 1) == [
         MovieRevised(1, 2, at, "user:7", revised),
         MovieAdded(1, 1, NOON, "system", added),
     ]
@@ -278,7 +278,7 @@ async def test_every_write_leaves_one_event_with_the_whole_movie(catalogue: Cata
     at = clock.move()
     await catalogue.remove(1, version=7, actor="c")
     events.append(MovieRemoved(1, 8, at, "c", last))
-    assert list(await catalogue.history(1)) == events[::-1]
+    assert await events_of(catalogue, 1) == events[::-1]
 
 
 Write = Callable[[Catalogue, int, int | None, object], Awaitable[object]]
@@ -351,7 +351,7 @@ async def test_a_removed_movie_leaves_its_history(catalogue: Catalogue, clock: C
         await catalogue.get(1)
     assert (await catalogue.find(MovieQuery())).data == (other,)
     history = [MovieRemoved(1, 2, at, "user:7", added), MovieAdded(1, 1, NOON, "system", added)]
-    assert list(await catalogue.history(1)) == history
+    assert await events_of(catalogue, 1) == history
     for version in (None, 1, 2):
         with pytest.raises(MovieNotFound):
             await catalogue.remove(1, version=version)
@@ -359,7 +359,7 @@ async def test_a_removed_movie_leaves_its_history(catalogue: Catalogue, clock: C
             await catalogue.revise(1, {"title": GOOD}, version=version)
         with pytest.raises(MovieNotFound):
             await catalogue.replace(1, HEAT, version=version)
-    assert list(await catalogue.history(1)) == history
+    assert await events_of(catalogue, 1) == history
     assert (await catalogue.add(HEAT)).id == 3
 
 
@@ -413,7 +413,7 @@ async def test_a_change_of_an_adopted_movie_mends_all_of_it(
     mended = await catalogue.revise(movie.id, patch)
     assert mended == Movie(1, "Heat", None, 1995, None, "http://old", None, 2, None, at)
     assert await catalogue.get(1) == mended
-    assert list(await catalogue.history(1)) == [
+    assert await events_of(catalogue, 1) == [
         MovieRevised(1, 2, at, "system", mended),
         MovieAdded(1, 1, NOON, "system", movie),
     ]
@@ -433,7 +433,7 @@ async def test_an_adopted_movie_is_removed_as_it_was(
     movie = await adopted(store)
     at = clock.move()
     await catalogue.remove(movie.id, version=1)
-    assert next(iter(await catalogue.history(movie.id))) == MovieRemoved(movie.id, 2, at, "system", movie)
+    assert next(iter(await events_of(catalogue, movie.id))) == MovieRemoved(movie.id, 2, at, "system", movie)
 
 
 # Adding many
@@ -461,7 +461,7 @@ async def test_many_are_added_in_their_order_each_with_its_event(catalogue: Cata
     assert [movie.id for movie in added] == list(range(1, 4_322))
     for movie in [*added[::97], *added[1_998:2_002], *added[3_998:4_002], added[-1]]:
         assert movie == Movie(movie.id, movie.title, None, 1900, None, None, None, 1, NOON, NOON)
-        assert list(await store.queries.history(movie.id)) == [MovieAdded(movie.id, 1, NOON, "user:7", movie)]
+        assert await events_of(store.queries, movie.id) == [MovieAdded(movie.id, 1, NOON, "user:7", movie)]
 
 
 @pytest.mark.parametrize("count", [0, 1, 19, 2_000, 2_001])
@@ -469,7 +469,7 @@ async def test_any_number_of_rows(catalogue: Catalogue, store: Store, count: int
     assert (await catalogue.add_many(rows(films(count)))).added == count
     assert len(list((await store.queries.find(MovieQuery(limit=9_999))).data)) == count
     for movie_id in {1, count} - {0}:
-        assert len(await store.queries.history(movie_id)) == min(count, 1)
+        assert len(await events_of(store.queries, movie_id)) == min(count, 1)
 
 
 BROKEN: list[Mapping[str, object] | Fault] = [
@@ -632,7 +632,7 @@ async def test_of_fifty_writes_based_on_one_version_exactly_one_wins(
         last = winners[0]
         assert (last.release_year, last.version) == (first + results.index(last), losers[0].current)
         assert await catalogue.get(1) == last
-        history = await catalogue.history(1)
+        history = await events_of(catalogue, 1)
         assert history[0] == MovieRevised(1, last.version, at, "system", last)
         assert len(history) == last.version
 
@@ -644,7 +644,7 @@ async def test_writes_based_on_no_version_all_hold(catalogue: Catalogue) -> None
         *(catalogue.revise(1, {"release_year": 1900 + number}) for number in range(25)),
         *(catalogue.revise(1, {"genre": f"Genre {number}"}) for number in range(25)),
     )
-    history = list(await catalogue.history(1))[::-1]
+    history = (await events_of(catalogue, 1))[::-1]
     assert [event.version for event in history] == list(range(1, 52))
     assert await catalogue.get(1) == history[-1].movie
     for before, after in pairwise(event.movie for event in history):
@@ -673,7 +673,7 @@ async def test_of_many_removals_exactly_one_is_the_first(catalogue: Catalogue) -
     results = await asyncio.gather(*(catalogue.remove(1) for _ in range(20)), return_exceptions=True)
     assert results.count(None) == 1
     assert [type(result) for result in results].count(MovieNotFound) == 19
-    assert [type(event) for event in await catalogue.history(1)] == [MovieRemoved, MovieAdded]
+    assert [type(event) for event in await events_of(catalogue, 1)] == [MovieRemoved, MovieAdded]
 
 
 # A commit that fails

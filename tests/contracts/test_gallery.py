@@ -15,6 +15,7 @@ from tests.legacy import leave
 from tests.pictures import blank_png, cleaned
 
 from watchly_adapters.testing import samples
+from watchly_adapters.testing.stores import events_of
 from watchly_core.catalogue import IMAGE_GRACE
 from watchly_core.errors import (
     IllegalTransition,
@@ -67,7 +68,7 @@ async def test_an_image_is_attached(house: House, name: str) -> None:
     shown = msgspec.structs.replace(image, variants=variants)
     assert movie == msgspec.structs.replace(added, image=shown, image_url=url, version=2, updated_at=at)
     assert await house.catalogue().get(added.id) == movie
-    assert list(await house.catalogue().history(added.id)) == [
+    assert await events_of(house.catalogue(), added.id) == [
         ImageAttached(added.id, 2, at, "user:7", movie),
         MovieAdded(added.id, 1, NOON, "system", added),
     ]
@@ -105,7 +106,7 @@ async def test_an_image_takes_the_place_of_another(house: House) -> None:
     assert await house.states() == ["discarded", "attached"]
     assert records[house.keys[0]].due_at == at + IMAGE_GRACE
     assert set(await house.kept()) == set(house.keys)
-    assert next(iter(await house.catalogue().history(first.id))) == ImageAttached(
+    assert next(iter(await events_of(house.catalogue(), first.id))) == ImageAttached(
         first.id, 3, at, "system", second
     )
     assert await house.unsettled() == []
@@ -154,7 +155,7 @@ async def test_a_movie_is_added_with_its_image(house: House) -> None:
     assert movie.image is not None
     assert (movie.title, movie.version, movie.image.key) == ("Heat", 2, house.keys[0])
     assert await house.movies() == [movie]
-    events = await house.catalogue().history(movie.id)
+    events = await events_of(house.catalogue(), movie.id)
     assert [(type(event), event.version, event.actor) for event in events] == [
         (ImageAttached, 2, "user:7"),
         (MovieAdded, 1, "user:7"),
@@ -308,7 +309,7 @@ async def test_a_version_conflict_changes_nothing_and_sends_nothing(house: House
             await house.gallery().attach(movie.id, chunks(PNG), "image/png", version=version)
         assert (conflict.value.expected, conflict.value.current) == (version, 2)
     assert await house.movies() == [movie]
-    assert len(await house.catalogue().history(movie.id)) == 2
+    assert len(await events_of(house.catalogue(), movie.id)) == 2
     assert await house.disagreements() == []
     assert await house.gallery().sweep() == SweepReport(0, 0)
     assert set(await house.kept()) == {house.keys[0]}
@@ -422,10 +423,10 @@ async def test_an_image_is_detached(house: House, version: int | None) -> None:
     await house.gallery().detach(movie.id, version=version, actor="user:7")
     bare = msgspec.structs.replace(movie, image=None, image_url=None, version=3, updated_at=at)
     assert await house.movies() == [bare]
-    assert next(iter(await house.catalogue().history(movie.id))) == ImageDetached(
+    assert next(iter(await events_of(house.catalogue(), movie.id))) == ImageDetached(
         movie.id, 3, at, "user:7", bare
     )
-    assert len(await house.catalogue().history(movie.id)) == 3
+    assert len(await events_of(house.catalogue(), movie.id)) == 3
     assert await house.states() == ["discarded"]
     assert await house.unsettled() == []
 
@@ -438,7 +439,7 @@ async def test_a_url_of_an_older_system_is_detached(house: House) -> None:
     await house.gallery().detach(added.id)
     bare = msgspec.structs.replace(added, version=2, updated_at=at)
     assert await house.movies() == [bare]
-    assert list(await house.catalogue().history(added.id)) == [ImageDetached(added.id, 2, at, "system", bare)]
+    assert await events_of(house.catalogue(), added.id) == [ImageDetached(added.id, 2, at, "system", bare)]
 
 
 @pytest.mark.parametrize("purge", [False, True])
@@ -512,7 +513,7 @@ async def test_a_removed_movie_takes_its_image_along(house: House) -> None:
     movie = await house.with_image()
     at = house.wait()
     await house.catalogue().remove(movie.id, version=2)
-    assert next(iter(await house.catalogue().history(movie.id))) == MovieRemoved(
+    assert next(iter(await events_of(house.catalogue(), movie.id))) == MovieRemoved(
         movie.id, 3, at, "system", movie
     )
     assert [record.due_at for record in (await house.records()).values()] == [at + IMAGE_GRACE]

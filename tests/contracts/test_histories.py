@@ -8,6 +8,7 @@ from typing import Self
 import psycopg
 import pytest
 from hypothesis import Phase, settings
+from tests.services import EMPTY
 
 from watchly_adapters.memory import MemoryDatabase
 from watchly_adapters.postgres import PostgresDatabase
@@ -27,6 +28,7 @@ class Stubborn:
     def __init__(self) -> None:
         self._database = MemoryDatabase()
         self.queries = self._database.queries
+        self.signal = self._database.signal
 
     @asynccontextmanager
     async def transactions(self) -> AsyncIterator[Transaction]:
@@ -58,7 +60,7 @@ def test_postgres_answers_as_memory_does(database_url: str, capsys: pytest.Captu
         async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
             # The words go as well. That those of movies which are gone do no harm is seen within a history;
             # between histories they would make one depend on those before it, and no longer repeat alone.
-            await connection.execute("TRUNCATE movies, images, events, trigrams RESTART IDENTITY")
+            await connection.execute(EMPTY)
         async with PostgresDatabase(database_url) as database:
             yield database
 

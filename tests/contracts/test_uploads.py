@@ -14,6 +14,7 @@ import pytest
 from tests.houses import NOON, PNG, Crash, Failing, Fuse, FusedTransactions, House, chunks
 
 from watchly_adapters.testing import samples
+from watchly_adapters.testing.stores import events_of
 from watchly_core.errors import (
     IllegalTransition,
     ImageNotFound,
@@ -78,7 +79,7 @@ async def test_an_image_comes_by_a_ticket(house: House) -> None:
     assert (shown.version, shown.image.key, shown.image.bytes) == (2, ticket.key, len(PNG))
     assert (shown.image.width, shown.image.height) == (samples.WIDTH, samples.HEIGHT)
     assert await house.movies() == [shown]
-    assert (await house.catalogue().history(movie.id))[0].actor == "user:7"
+    assert (await events_of(house.catalogue(), movie.id))[0].actor == "user:7"
     assert await house.content(ticket.key) == PNG
     assert await house.kept() == {ticket.key: len(PNG)}
     house.wait(dt.timedelta(days=999))
@@ -121,7 +122,7 @@ async def test_completing_twice_changes_nothing(house: House) -> None:
     await send(uploads, ticket)
     first = await uploads.complete(movie.id, ticket.key)
     assert await uploads.complete(movie.id, ticket.key) == first
-    assert len(await house.catalogue().history(movie.id)) == 2
+    assert len(await events_of(house.catalogue(), movie.id)) == 2
 
 
 async def test_of_many_completions_at_once_one_counts(house: House) -> None:
@@ -132,7 +133,7 @@ async def test_of_many_completions_at_once_one_counts(house: House) -> None:
     )
     assert {type(result) for result in results} <= {Movie, Unavailable, UploadConflict, ImageNotFound}
     assert any(isinstance(result, Movie) for result in results)
-    assert len(await house.catalogue().history(movie.id)) == 2
+    assert len(await events_of(house.catalogue(), movie.id)) == 2
     assert await house.unsettled() == []
 
 
@@ -426,7 +427,7 @@ async def test_a_client_and_a_store_that_complete_at_once_make_one_event(house: 
         *(uploads.complete(movie.id, ticket.key) for _ in range(4)),
         *(uploads.notified(b"signed", {}) for _ in range(4)),
     )
-    assert len(await house.catalogue().history(movie.id)) == 2
+    assert len(await events_of(house.catalogue(), movie.id)) == 2
     assert await house.states() == ["attached"]
 
 

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 import httpx
 import psycopg
 import pytest
-from tests.services import WATCHLY, Service, environment, run, wait_until
+from tests.services import EMPTY, WATCHLY, Service, environment, run, wait_until
 
 from watchly_adapters.embedded import EmbeddedPostgres
 from watchly_adapters.settings import load_settings
@@ -40,7 +40,7 @@ def home(running_home: Path) -> Path:
     """An embedded home with nothing in it."""
     assert run("migrate", WATCHLY_HOME=str(running_home)).returncode == 0
     with EmbeddedPostgres(running_home) as url, psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("TRUNCATE movies, images, events RESTART IDENTITY")
+        connection.execute(EMPTY)
     return running_home
 
 
@@ -59,7 +59,7 @@ def titles(home: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "serve", "migrate", "import", "export", "sweep", "reindex", "doctor"]
+    "command", ["", "serve", "migrate", "import", "export", "sweep", "reindex", "rebuild", "doctor"]
 )
 def test_every_command_explains_itself_with_examples(command: str) -> None:
     shown = run(*command.split(), "--help")
@@ -468,3 +468,24 @@ def test_doctor_names_a_url_that_is_none(tmp_path: Path) -> None:
     assert shown.returncode == 1
     assert "FAILS: DATABASE_URL" in shown.stdout
     assert "Traceback" not in shown.stderr
+
+
+def test_rebuild_finds_what_was_lost_and_brings_it_back(home: Path) -> None:
+    assert run("import", "--sample", WATCHLY_HOME=str(home)).returncode == 0
+    before = titles(home)
+    well = run("rebuild", "--check", WATCHLY_HOME=str(home))
+    assert (well.returncode, well.stderr) == (0, "")
+    assert well.stdout.splitlines()[:2] == [f"movies: {len(before)}", "missing: 0"]
+    with EmbeddedPostgres(home) as url, psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("TRUNCATE movies")
+    ill = run("rebuild", "--check", WATCHLY_HOME=str(home))
+    assert (ill.returncode, ill.stdout.splitlines()[1]) == (1, f"missing: {len(before)}")
+    assert run("rebuild", "--apply", WATCHLY_HOME=str(home)).returncode == 0
+    assert titles(home) == before
+    assert run("rebuild", "--check", WATCHLY_HOME=str(home)).returncode == 0
+
+
+def test_rebuild_wants_to_know_what_to_do(home: Path) -> None:
+    asked = run("rebuild", WATCHLY_HOME=str(home))
+    assert asked.returncode != 0
+    assert "--check or --apply" in asked.stderr

@@ -18,6 +18,7 @@ EXPOSED = {
     "retry-after",
     "preference-applied",
     "idempotency-replayed",
+    "watchly-image",
     "watchly-position",
     "upload-offset",
     "content-range",

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from tests.http.conftest import Client, Configure, faults_in, movie_in, problem_in
 
+from watchly_adapters.testing.stores import events_of
 from watchly_core import Movie
 from watchly_core.events import kind
 
@@ -59,7 +60,7 @@ def fields(movie: Movie) -> dict[str, object]:
 
 async def history(client: Client, movie_id: int) -> list[tuple[str, int]]:
     async def read() -> list[tuple[str, int]]:
-        events = await client.container.catalogue().history(movie_id)
+        events = await events_of(client.container.catalogue(), movie_id)
         return [(kind(event), event.version) for event in events]
 
     return client.call(read)

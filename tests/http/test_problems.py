@@ -23,10 +23,11 @@ from watchly_core.errors import (
     MovieNotFound,
     Unavailable,
 )
-from watchly_core.events import Event
+from watchly_core.events import Change, ChangeQuery, Changes
 from watchly_core.movies import Movie, MovieDraft, client_fields
 from watchly_core.ports import MovieQueries, Transaction
 from watchly_core.queries import GenreCount, MovieQuery, Page
+from watchly_core.signals import Signal
 from watchly_http import requests
 from watchly_http.problems import KINDS, Kind, Problem
 
@@ -41,6 +42,7 @@ class Broken:
     def __init__(self, error: Exception) -> None:
         self._error = error
         self.queries: MovieQueries = BrokenQueries(error)
+        self.signal = Signal()
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,7 +86,16 @@ class BrokenQueries:
     async def export(self, query: MovieQuery) -> AsyncGenerator[Sequence[MovieDraft], None]:
         yield [client_fields(await self.get(query.limit))]
 
-    async def history(self, movie_id: int) -> Sequence[Event]:  # noqa: ARG002 - the port's
+    async def history(
+        self,
+        movie_id: int,  # noqa: ARG002 - the port's
+        *,
+        before: int | None = None,  # noqa: ARG002 - the port's
+        limit: int | None = None,  # noqa: ARG002 - the port's
+    ) -> Sequence[Change]:
+        raise self._error
+
+    async def changes(self, query: ChangeQuery) -> Changes:  # noqa: ARG002 - the port's
         raise self._error
 
 

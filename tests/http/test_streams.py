@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
@@ -26,7 +26,7 @@ from watchly_adapters.memory import MemoryDatabase
 from watchly_adapters.settings import read_settings
 from watchly_core import GenreCount, Movie, MovieQuery, Page
 from watchly_core.errors import Unavailable
-from watchly_core.events import Event
+from watchly_core.events import Change, ChangeQuery, Changes
 from watchly_core.movies import MovieDraft
 from watchly_core.ports import MovieQueries
 from watchly_http import logs
@@ -71,8 +71,13 @@ class Queries:
     async def genres(self, query: MovieQuery) -> list[GenreCount]:
         return list(await self._queries.genres(query))
 
-    async def history(self, movie_id: int) -> list[Event]:
-        return list(await self._queries.history(movie_id))
+    async def history(
+        self, movie_id: int, *, before: int | None = None, limit: int | None = None
+    ) -> Sequence[Change]:
+        return await self._queries.history(movie_id, before=before, limit=limit)
+
+    async def changes(self, query: ChangeQuery) -> Changes:
+        return await self._queries.changes(query)
 
     async def export(self, query: MovieQuery) -> AsyncGenerator[list[MovieDraft], None]:
         number = 0
@@ -103,6 +108,7 @@ class OddDatabase:
         self._database = MemoryDatabase()
         self.queries: MovieQueries = Queries(self._database.queries)
         self.transactions = self._database.transactions
+        self.signal = self._database.signal
 
     async def __aenter__(self) -> Self:
         return self

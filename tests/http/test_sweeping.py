@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
+import msgspec
 import pytest
 from dependency_injector import providers
 from tests.http.conftest import Client, Configure
@@ -19,6 +21,12 @@ from watchly_http.sweeping import sweeping
 pytestmark = pytest.mark.anyio
 
 OFTEN = timedelta(milliseconds=5)
+
+
+def often(container: Container) -> AbstractAsyncContextManager[None]:
+    """The service sweeping again and again."""
+    settings = msgspec.structs.replace(container.settings(), sweep_interval=OFTEN)
+    return sweeping(container.database(), container.gallery(), container.catalogue(), settings)
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -46,7 +54,7 @@ async def test_what_is_due_goes_by_itself(configure: Configure) -> None:
         movie_id = await discarded(client)
 
         async def sweep() -> None:
-            async with sweeping(container.database(), container.gallery(), OFTEN):
+            async with often(container):
                 await until(lambda: _gone(container, movie_id))
 
         client.call(sweep)
@@ -64,7 +72,7 @@ async def test_one_worker_sweeps_at_a_time(configure: Configure) -> None:
                 assert (alone, other) == (True, True)
                 async with database.alone("sweep") as another:
                     assert not another
-                async with sweeping(database, container.gallery(), OFTEN):
+                async with often(container):
                     for _ in range(20):
                         await asyncio.sleep(0.01)  # time in which it would have swept
                         assert await records(container, movie_id) == [ImageState.DISCARDED]
@@ -95,7 +103,7 @@ async def test_a_sweep_that_fails_is_followed_by_another(configure_fakes: Config
             async def failed() -> bool:
                 return images.tries > 0
 
-            async with sweeping(container.database(), container.gallery(), OFTEN):
+            async with often(container):
                 await until(failed)
                 other = await discarded_by_itself(container)
                 images.broken = False
@@ -133,3 +141,26 @@ class Stubborn(MemoryImages):
         if self.broken:
             raise RuntimeError("it is broken")
         await super().delete(key)
+
+
+async def test_old_events_go_by_themselves_where_that_is_wanted(configure: Configure) -> None:
+    container = configure(SWEEP_INTERVAL="0", LOG_RETENTION="0")
+    async with Client(container) as client:
+        movie = await client.added(title="Heat")
+        assert (await client.patch(f"/api/movies/{movie.id}", json={"title": "Cold"})).status_code == 200
+
+        async def sweep() -> list[int]:
+            catalogue = container.catalogue()
+
+            async def pruned() -> bool:
+                return len(await catalogue.history(movie.id)) == 1
+
+            async with often(container):
+                await until(pruned)
+            return [change.seq for change in await catalogue.history(movie.id)]
+
+        assert client.call(sweep) == [2]
+
+
+async def test_events_stay_for_ever_by_default(configure: Configure) -> None:
+    assert configure().settings().log_retention is None

@@ -446,6 +446,7 @@ async def test_an_import_is_told_in_the_log(client: Client) -> None:
     await send(client, lines())
     movie = await client.current(1)
 
-    (event,) = client.call(lambda: client.container.catalogue().history(1))
+    (change,) = client.call(lambda: client.container.catalogue().history(1))
+    event = change.event
 
     assert (event.movie, event.actor, event.version) == (movie, "anonymous", 1)

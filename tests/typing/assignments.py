@@ -11,7 +11,6 @@ from watchly_adapters.filesystem import FilesystemImages
 from watchly_adapters.headers import HeaderInspector
 from watchly_adapters.memory import (
     MemoryDatabase,
-    MemoryEvents,
     MemoryImageLedger,
     MemoryImages,
     MemoryMovieQueries,
@@ -19,6 +18,7 @@ from watchly_adapters.memory import (
     MemoryTransaction,
     MemoryTransactions,
 )
+from watchly_adapters.memory.events import MemoryEvents
 from watchly_adapters.pillow import PillowInspector
 from watchly_adapters.postgres import PostgresDatabase, PostgresTransaction, PostgresTransactions
 from watchly_adapters.postgres.events import PostgresEvents

@@ -17,9 +17,10 @@ from typing import Self
 
 import msgspec
 
+from watchly_adapters.memory.events import Log, MemoryEvents
 from watchly_adapters.memory.images import MemoryImages
-from watchly_core.errors import IllegalTransition, ImageNotFound, MovieNotFound
-from watchly_core.events import Event
+from watchly_core.errors import IllegalTransition, ImageNotFound, MovieNotFound, VersionConflict
+from watchly_core.events import Change, ChangeQuery, Changes
 from watchly_core.images import ImageRecord
 from watchly_core.movies import Movie, MovieDraft, client_fields, created
 from watchly_core.queries import GenreCount, MovieQuery, Page, Position
@@ -40,12 +41,14 @@ class MemoryDatabase:
     Attributes:
         queries: satisfies `ports.MovieQueries`.
         transactions: satisfies `ports.Transactions`.
+        signal: satisfies `ports.ChangeSignal`.
     """
 
     def __init__(self) -> None:
         tables = _Tables()
         self.queries = MemoryMovieQueries(tables)
         self.transactions = MemoryTransactions(tables)
+        self.signal = tables.log.signal
         self._tasks: set[str] = set()
 
     async def __aenter__(self) -> Self:
@@ -79,7 +82,7 @@ class _Tables:
     def __init__(self) -> None:
         self.movies: dict[int, Movie] = {}
         self.ids: list[int] = []
-        self.events: dict[int, list[Event]] = {}
+        self.log = Log()
         self.images: dict[str, ImageRecord] = {}
         self._entries: dict[int, tuple[Movie, list[str]]] = {}
         self.last_id = 0
@@ -107,8 +110,7 @@ class _Tables:
             elif self.movies.pop(movie_id, None) is not None:
                 del self.ids[bisect_left(self.ids, movie_id)]
                 self._entries.pop(movie_id, None)
-        for event in tx.events.appended:
-            self.events.setdefault(event.movie_id, []).append(event)
+        self.log.commit(tx.events.appended, tx.events.pruned)
         for key, record in tx.images.changes.items():
             if record is not None:
                 self.images[key] = record
@@ -151,9 +153,16 @@ class MemoryMovieQueries:
         for start in range(0, len(found), _EXPORT_BATCH):
             yield [client_fields(movie) for movie, _ in found[start : start + _EXPORT_BATCH]]
 
-    async def history(self, movie_id: int) -> Sequence[Event]:
+    async def history(
+        self, movie_id: int, *, before: int | None = None, limit: int | None = None
+    ) -> Sequence[Change]:
         """See the port."""
-        return self._tables.events.get(movie_id, [])[::-1]
+        changes = self._tables.log.of_movie(movie_id)[::-1]
+        return [change for change in changes if before is None or change.event.version < before][:limit]
+
+    async def changes(self, query: ChangeQuery) -> Changes:
+        """See the port."""
+        return self._tables.log.read(query)
 
     def _listed(self, query: MovieQuery, most: int | None) -> tuple[list[tuple[Movie, Position]], bool]:
         """At most so many movies after the query's cursor, and whether its words had to be guessed."""
@@ -226,7 +235,7 @@ class MemoryTransaction:
 
     def __init__(self, tables: _Tables) -> None:
         self.movies = MemoryMovies(tables)
-        self.events = MemoryEvents()
+        self.events = MemoryEvents(tables.log)
         self.images = MemoryImageLedger(tables)
 
 
@@ -264,16 +273,14 @@ class MemoryMovies:
         await self.get(movie_id)
         self.changes[movie_id] = None
 
-
-class MemoryEvents:
-    """Satisfies `ports.EventLog`."""
-
-    def __init__(self) -> None:
-        self.appended: list[Event] = []
-
-    async def append(self, *events: Event) -> None:
+    async def restore(self, movie: Movie) -> None:
         """See the port."""
-        self.appended.extend(events)
+        try:
+            found = await self.get(movie.id)
+        except MovieNotFound:
+            self.changes[movie.id] = movie
+        else:
+            raise VersionConflict(movie.id, movie.version - 1, found.version)
 
 
 class MemoryImageLedger:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, Self
@@ -11,6 +11,7 @@ from watchly_adapters.postgres.events import PostgresEvents
 from watchly_adapters.postgres.images import PostgresImageLedger
 from watchly_adapters.postgres.migrate import migrate
 from watchly_adapters.postgres.movies import PostgresMovies
+from watchly_adapters.postgres.numbering import Listening, Numbering
 from watchly_adapters.postgres.pool import HostConnection, Pool
 from watchly_adapters.postgres.queries import PostgresMovieQueries
 
@@ -32,22 +33,28 @@ class PostgresDatabase:
     Attributes:
         queries: satisfies `ports.MovieQueries`.
         transactions: satisfies `ports.Transactions`.
+        signal: satisfies `ports.ChangeSignal`.
     """
 
     def __init__(self, url: str, *, max_size: int = 10) -> None:
         self._pool = Pool(url, max_size=max_size)
         self.queries = PostgresMovieQueries(self._pool)
-        self.transactions = PostgresTransactions(self._pool)
+        self._numbering = Numbering(self._pool)
+        self.transactions = PostgresTransactions(self._pool, self._numbering.kick)
+        self.signal = Listening(url)
 
     async def __aenter__(self) -> Self:
         """Open the pool."""
         await self._pool.open()
+        self._numbering.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the pool."""
+        await self.signal.stop()
+        await self._numbering.stop()
         await self._pool.close()
 
     async def ping(self) -> None:
@@ -72,10 +79,15 @@ class PostgresDatabase:
 
 
 class PostgresTransactions:
-    """Satisfies `ports.Transactions`."""
+    """Satisfies `ports.Transactions`.
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    Args:
+        pool: connections.
+        on_appended: called after each commit of events.
+    """
+
+    def __init__(self, pool: Pool, on_appended: Callable[[], None] = lambda: None) -> None:
+        self._pool, self._on_appended = pool, on_appended
 
     @asynccontextmanager
     async def __call__(self) -> AsyncIterator[PostgresTransaction]:
@@ -84,6 +96,8 @@ class PostgresTransactions:
             tx = PostgresTransaction(connection, remembers=True)
             yield tx
             await tx.movies.tell_planner()
+        if tx.events.appended:
+            self._on_appended()
 
 
 class PostgresTransaction:

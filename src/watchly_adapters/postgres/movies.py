@@ -12,11 +12,12 @@ from typing import Final
 
 import msgspec
 from psycopg import AsyncCursor
+from psycopg.errors import UniqueViolation
 from psycopg.rows import args_row, scalar_row, tuple_row
 
 from watchly_adapters.postgres.pool import HostConnection, cursor
-from watchly_adapters.postgres.vocabulary import SELECT_UNKNOWN, Vocabulary, index
-from watchly_core.errors import MovieNotFound, Unavailable
+from watchly_adapters.postgres.vocabulary import SELECT_UNKNOWN, Searched, Vocabulary, index
+from watchly_core.errors import MovieNotFound, Unavailable, VersionConflict
 from watchly_core.images import Image
 from watchly_core.movies import Movie, MovieDraft, created
 
@@ -72,6 +73,17 @@ _REPLACE: Final = (
         image = %s::text::jsonb, version = %s, created_at = %s, updated_at = %s,
         title_key = %s, search = %s::tsvector, search_version = %s
     WHERE id = %s
+    RETURNING
+    """
+    + _UNKNOWN
+)
+_RESTORE: Final = (
+    """
+    INSERT INTO movies (
+        id, title, description, release_year, genre, image_url, image, version, created_at, updated_at,
+        title_key, search, search_version
+    )
+    VALUES (%s, %s, %s, %s, %s, %s, %s::text::jsonb, %s, %s, %s, %s, %s::tsvector, %s)
     RETURNING
     """
     + _UNKNOWN
@@ -204,28 +216,9 @@ class PostgresMovies:
 
     async def replace(self, movie: Movie) -> None:
         """See the port."""
-        image = None if movie.image is None else _encode_image(movie.image).decode()
         searched = index(movie)
         async with cursor(self._connection, scalar_row) as sink:
-            await sink.execute(
-                _REPLACE,
-                (
-                    movie.title,
-                    movie.description,
-                    movie.release_year,
-                    movie.genre,
-                    movie.image_url,
-                    image,
-                    movie.version,
-                    stored_time(movie.created_at),
-                    stored_time(movie.updated_at),
-                    searched.title_key,
-                    searched.search,
-                    movie.version,
-                    movie.id,
-                    searched.words,
-                ),
-            )
+            await sink.execute(_REPLACE, (*_values(movie, searched), movie.id, searched.words))
             unknown: list[str] | None = await sink.fetchone()
         if unknown is None:
             raise MovieNotFound(movie.id)
@@ -236,6 +229,35 @@ class PostgresMovies:
         done = await cursor(self._connection, tuple_row).execute(_REMOVE, (movie_id,))
         if not done.rowcount:
             raise MovieNotFound(movie_id)
+
+    async def restore(self, movie: Movie) -> None:
+        """See the port."""
+        searched = index(movie)
+        async with cursor(self._connection, scalar_row) as sink:
+            try:
+                await sink.execute(_RESTORE, (movie.id, *_values(movie, searched), searched.words))
+            except UniqueViolation:
+                raise VersionConflict(movie.id, movie.version - 1, movie.version) from None
+            unknown: list[str] = await sink.fetchone() or []
+        await self._vocabulary.add(unknown)
+
+
+def _values(movie: Movie, searched: Searched) -> tuple[str | int | datetime | None, ...]:
+    """All of a row but its id."""
+    return (
+        movie.title,
+        movie.description,
+        movie.release_year,
+        movie.genre,
+        movie.image_url,
+        None if movie.image is None else _encode_image(movie.image).decode(),
+        movie.version,
+        stored_time(movie.created_at),
+        stored_time(movie.updated_at),
+        searched.title_key,
+        searched.search,
+        movie.version,
+    )
 
 
 def _added(movie_id: int, unknown: list[str]) -> tuple[int, list[str]]:

@@ -15,7 +15,7 @@ import msgspec
 from psycopg import sql
 from psycopg.rows import args_row, scalar_row, tuple_row
 
-from watchly_adapters.postgres.events import read_history
+from watchly_adapters.postgres.events import read_changes, read_history
 from watchly_adapters.postgres.movies import (
     COLUMNS,
     CREATED_AT,
@@ -25,10 +25,11 @@ from watchly_adapters.postgres.movies import (
     movie_cursor,
     stored_time,
 )
+from watchly_adapters.postgres.numbering import number
 from watchly_adapters.postgres.pool import Connection, Pool, cursor
 from watchly_adapters.postgres.vocabulary import meant
 from watchly_core.errors import MovieNotFound
-from watchly_core.events import Event
+from watchly_core.events import Change, ChangeQuery, Changes
 from watchly_core.movies import MAX_ID, Movie, MovieDraft
 from watchly_core.queries import Column, GenreCount, MovieQuery, Order, Page, Position, moment
 from watchly_core.text import Pattern, Tier
@@ -176,9 +177,17 @@ class PostgresMovieQueries:
                 while movies := await asked.fetchmany(_EXPORT_BATCH):
                     yield movies
 
-    async def history(self, movie_id: int) -> Sequence[Event]:
+    async def history(
+        self, movie_id: int, *, before: int | None = None, limit: int | None = None
+    ) -> Sequence[Change]:
         """See the port."""
-        return await self._pool.read(lambda connection: read_history(connection, movie_id))
+        await number(self._pool)
+        return await self._pool.read(lambda connection: read_history(connection, movie_id, before, limit))
+
+    async def changes(self, query: ChangeQuery) -> Changes:
+        """See the port."""
+        await number(self._pool)
+        return await self._pool.read(lambda connection: read_changes(connection, query))
 
 
 def _draft(title: str, description: str | None, release_year: int | None, genre: str | None) -> MovieDraft:

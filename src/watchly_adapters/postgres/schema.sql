@@ -65,8 +65,19 @@ CREATE TABLE events (
     at timestamptz NOT NULL,
     actor text NOT NULL,
     movie json NOT NULL,
+    seq bigint,
     UNIQUE (movie_id, version)
 );
+
+CREATE UNIQUE INDEX events_seq ON events (seq) WHERE seq IS NOT NULL;
+CREATE INDEX events_unnumbered ON events (id) WHERE seq IS NULL;
+
+CREATE TABLE change_log (
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
+    last_seq bigint NOT NULL DEFAULT 0,
+    horizon bigint NOT NULL DEFAULT 0
+);
+INSERT INTO change_log DEFAULT VALUES;
 
 CREATE TABLE trigrams (
     trigram text COLLATE "C" NOT NULL,

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import pytest
 
+from watchly_core.events import Change, Event
 from watchly_core.movies import MovieDraft
-from watchly_core.ports import MovieQueries, Transactions
+from watchly_core.ports import ChangeSignal, MovieQueries, Transactions
 
 NOON = dt.datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=dt.UTC)
 LATER = NOON + dt.timedelta(seconds=1, microseconds=1)
 
 HEAT = MovieDraft(title="Heat", description="A thief and a detective.", release_year=1995, genre="Crime")
 BARE = MovieDraft(title="Untitled")
+
+
+class Historian(Protocol):
+    """Whoever knows what happened to a movie: a read side, or a catalogue."""
+
+    async def history(self, movie_id: int) -> Sequence[Change]:
+        """The changes of one movie, newest first."""
+        ...
+
+
+async def events_of(historian: Historian, movie_id: int) -> list[Event]:
+    """The events of one movie, newest first, without their numbers."""
+    return [change.event for change in await historian.history(movie_id)]
 
 
 class Failure(Exception):
@@ -33,6 +47,11 @@ class Store(Protocol):
     @property
     def transactions(self) -> Transactions:
         """Its write side."""
+        ...
+
+    @property
+    def signal(self) -> ChangeSignal:
+        """Tells of what was committed."""
         ...
 
 

@@ -1,0 +1,147 @@
+"""Numbers of changes: given after the commit, so that no reader ever meets a gap that fills up later.
+
+Ids are taken while transactions run, and these commit in any order: who reads by ids misses what commits
+late. So one process at a time, held by the lock of a row, numbers what is committed, in the order of ids,
+and tells all processes at once. The order of one movie's events is that of its versions, for a writer holds
+the movie while it takes an id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+import psycopg
+from psycopg.rows import scalar_row
+
+from watchly_adapters.postgres.pool import Connection, Pool, connect, cursor
+from watchly_core.errors import WatchlyError
+from watchly_core.signals import Signal
+from watchly_core.tasks import cancelled
+
+_WAITING: Final = "SELECT EXISTS (SELECT FROM events WHERE seq IS NULL)"
+# Apart from what follows: that sees what was committed before the lock was got, and no less.
+_LOCK: Final = "SELECT FROM change_log FOR UPDATE"
+_NUMBER: Final = """
+    WITH waiting AS MATERIALIZED (
+        SELECT id FROM events WHERE seq IS NULL ORDER BY id LIMIT %s
+    ), ordered AS MATERIALIZED (
+        SELECT id, last_seq + row_number() OVER (ORDER BY id) AS seq FROM waiting, change_log
+    ), numbered AS (
+        UPDATE events SET seq = ordered.seq FROM ordered WHERE events.id = ordered.id RETURNING events.seq
+    ), counted AS (
+        UPDATE change_log SET last_seq = last_seq + (SELECT count(*) FROM numbered)
+    )
+    SELECT count(*) FROM numbered
+"""
+_TELL: Final = "SELECT pg_notify('watchly_changes', '')"
+_LISTEN: Final = "LISTEN watchly_changes"
+
+#: Events that are numbered in one transaction.
+_BATCH: Final = 1_000
+#: Seconds after which a process looks for events whose writer ended before it had them numbered.
+_LOOK: Final = 1.0
+#: Seconds after which readers look by themselves: notifications do not get through some poolers.
+_LISTENED: Final = 5.0
+#: Seconds before a connection that was lost is made anew.
+_PAUSE: Final = 0.5
+
+
+async def number(pool: Pool) -> None:
+    """Number all that was committed before this began.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    while await pool.read(_waits):
+        async with pool.transaction() as connection, connection.pipeline():
+            await connection.execute(_LOCK)
+            async with cursor(connection, scalar_row) as numbered:
+                await numbered.execute(_NUMBER, (_BATCH,))
+                await connection.execute(_TELL)
+                count = await numbered.fetchone()
+        if count != _BATCH:
+            return
+
+
+async def _waits(connection: Connection) -> bool:
+    async with cursor(connection, scalar_row) as asked:
+        await asked.execute(_WAITING)
+        return bool(await asked.fetchone())
+
+
+class Numbering:
+    """Numbers events in the background while it runs.
+
+    Args:
+        pool: connections.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._written = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End."""
+        await _ended(self._task)
+
+    def kick(self) -> None:
+        """Say that events were committed."""
+        self._written.set()
+
+    async def _run(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    await self._written.wait()
+            self._written.clear()
+            # What fails is tried again after a look, or by the next writer or reader.
+            with suppress(WatchlyError):
+                await number(self._pool)
+
+
+class Listening(Signal):
+    """A signal that comes from the database, over a connection of its own, once somebody waits for it.
+
+    Args:
+        url: a PostgreSQL URL or conninfo string.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+        self._task: asyncio.Task[None] | None = None
+
+    async def beyond(self, count: int) -> None:
+        """See the port."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._listen())
+        await super().beyond(count)
+
+    async def stop(self) -> None:
+        """End."""
+        task, self._task = self._task, None
+        await _ended(task)
+
+    async def _listen(self) -> None:
+        while True:
+            with suppress(WatchlyError, psycopg.Error):
+                async with await connect(self._url, wait=0) as connection:
+                    await connection.execute(_LISTEN)
+                    while True:
+                        # The first time for what came before it listened.
+                        self.tell()
+                        async for _ in connection.notifies(timeout=_LISTENED, stop_after=1):
+                            pass
+            await asyncio.sleep(_PAUSE)
+
+
+async def _ended(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        await cancelled(task)

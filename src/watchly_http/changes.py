@@ -1,0 +1,289 @@
+"""The routes of the log: the history of a movie, undo, and the changes of all movies."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from litestar import Controller, MediaType, Response, get, post
+from litestar.params import FromPath
+from litestar.response.base import ASGIResponse
+
+from watchly_core.errors import Fault, InvalidMovie, InvalidQuery
+from watchly_core.events import KINDS, MAX_CHANGES, MAX_SEQ, ChangeQuery
+from watchly_core.movies import MAX_ID, Movie
+from watchly_core.queries import DEFAULT_LIMIT
+from watchly_http.conditional import precondition
+from watchly_http.downloads import EventStream
+from watchly_http.feed import Change, shown
+from watchly_http.movies import ANONYMOUS, movie_reply
+from watchly_http.openapi import IF_MATCH, MOVIE_ID, Operation, Parameter, Reply
+from watchly_http.parts import Catalogue, Feed, Settings
+from watchly_http.problems import ChangesGoneProblem
+from watchly_http.requests import (
+    HEAD_ONLY,
+    MalformedRequest,
+    Parameters,
+    Request,
+    header_of,
+    read_id,
+    read_json,
+    request_id_of,
+    whole_number,
+)
+
+_TAG: Final = "Changes"
+_AFTER: Final = Parameter("after", "The number of the last change that is known; 0 for none.", int, 0)
+_LIMIT: Final = Parameter("limit", "How many changes to list at most.", int, 20)
+_CURSOR: Final = Parameter("cursor", "Where to go on: `next_cursor` of the page before.", str)
+_OF_MOVIE: Final = Parameter("movie_id", "Only changes of this movie.", int, 7)
+_OF_KIND: Final = Parameter(
+    "kind", f"Only changes of these kinds: a comma list of {', '.join(sorted(KINDS))}.", str, "movie_added"
+)
+_LAST_EVENT_ID: Final = Parameter(
+    "Last-Event-ID",
+    "The id of the last event that arrived; what comes after it is sent, whatever `after` says.",
+    str,
+    "41",
+    place="header",
+)
+_GONE: Final = Reply("Gone: changes_gone.", ChangesGoneProblem, media_types=("application/problem+json",))
+
+_encode = msgspec.json.Encoder().encode
+
+
+class History(msgspec.Struct):
+    """Changes of one movie, newest first; `next_cursor` is null with the last of them."""
+
+    data: list[Change]
+    next_cursor: str | None
+
+
+class Changes(msgspec.Struct):
+    """Changes in their order; those that follow come after the number `next_after`."""
+
+    data: list[Change]
+    next_after: int
+
+
+class Revert(msgspec.Struct):
+    """Which version a movie is to be as again."""
+
+    version: int
+
+
+class HistoryController(Controller):
+    """What happened to one movie."""
+
+    path = "/api/movies/{movie_id:str}"
+
+    @get(
+        "/history",
+        opt=Operation(
+            "getMovieHistory",
+            "Get the history of a movie",
+            tag=_TAG,
+            parameters=(MOVIE_ID, _LIMIT, _CURSOR),
+            replies={200: Reply("Its changes, newest first.", History)},
+            problems=("invalid_parameter", "not_found"),
+        ).opt(),
+    )
+    async def history(
+        self, request: Request, movie_id: FromPath[str], catalogue: Catalogue, settings: Settings
+    ) -> Response[bytes]:
+        """List what happened to a movie, newest first, also after it was removed."""
+        number = read_id(movie_id)
+        given = Parameters(request, ("limit", "cursor"))
+        limit = _limit(given, settings)
+        before = given.get("cursor", _reads_cursor(number), None)
+        given.check()
+        found = await catalogue.history(number, before=before, limit=limit + 1)
+        if not found and before is None:
+            await catalogue.get(number)  # it is there without a history, or it never was
+        data = [shown(change) for change in found[:limit]]
+        cursor = _cursor(number, data[-1].version) if len(found) > limit else None
+        return Response(_encode(History(data, cursor)), media_type=MediaType.JSON)
+
+    @post(
+        "/revert",
+        opt=Operation(
+            "revertMovie",
+            "Revert a movie",
+            tag=_TAG,
+            parameters=(MOVIE_ID, IF_MATCH),
+            body={"application/json": Revert},
+            replies={
+                200: Reply("The movie, at a version of its own.", Movie, headers=("ETag", "Watchly-Image"))
+            },
+            problems=(
+                "malformed_request",
+                "malformed_json",
+                "invalid_parameter",
+                "not_found",
+                "version_conflict",
+                "too_large",
+                "unsupported_media_type",
+                "validation",
+            ),
+        ).opt(),
+    )
+    async def revert(
+        self, request: Request, movie_id: FromPath[str], catalogue: Catalogue, settings: Settings
+    ) -> Response[bytes]:
+        """Make a movie what it was at a version, its image included; one that was removed comes back.
+
+        The version goes on, and for `If-Match` a removed movie is at that of its removal. An image that is
+        not kept any more stays away: `Watchly-Image: gone` says so.
+        """
+        Parameters(request, ()).check()
+        value = await read_json(request, settings.max_json_bytes)
+        wanted = precondition(request)
+        number = read_id(movie_id)
+        try:
+            to = _version_in(value)
+        except InvalidMovie:
+            if not await catalogue.history(number, limit=1):
+                await catalogue.get(number)  # a movie that never was is said first
+            raise
+        version = await wanted.version(number, catalogue)
+        reverted = await catalogue.revert(number, to, version=version, actor=ANONYMOUS)
+        headers = {"Watchly-Image": "gone"} if reverted.image_lost else {}
+        return movie_reply(reverted.movie, headers=headers)
+
+
+class ChangeController(Controller):
+    """What happened to all movies."""
+
+    path = "/api/changes"
+
+    @get(
+        "/",
+        opt=Operation(
+            "listChanges",
+            "List changes",
+            tag=_TAG,
+            parameters=(_AFTER, _LIMIT, _OF_MOVIE, _OF_KIND),
+            replies={200: Reply("The next changes; none when there are no more yet.", Changes), 410: _GONE},
+            problems=("invalid_parameter",),
+        ).opt(),
+    )
+    async def find(self, request: Request, catalogue: Catalogue, settings: Settings) -> Response[bytes]:
+        """List changes of all movies, in one order for everybody, none of which is ever missing.
+
+        Reading goes on with `after` set to `next_after`.
+        """
+        given = Parameters(request, ("after", "limit", "movie_id", "kind"))
+        after = given.get("after", whole_number(0, MAX_SEQ), 0)
+        query = _query(given, after, _limit(given, settings))
+        given.check()
+        found = await catalogue.changes(query)
+        changes = Changes([shown(change) for change in found.data], found.next_after)
+        return Response(_encode(changes), media_type=MediaType.JSON)
+
+    @get(
+        "/stream",
+        opt=Operation(
+            "streamChanges",
+            "Follow changes",
+            tag=_TAG,
+            parameters=(_AFTER, _OF_MOVIE, _OF_KIND, _LAST_EVENT_ID),
+            replies={
+                200: Reply(
+                    "Changes as they happen: `id` is the number, `event` the kind, `data` the change.",
+                    bytes,
+                    media_types=("text/event-stream",),
+                    headers=("Cache-Control",),
+                ),
+                410: _GONE,
+            },
+            problems=("malformed_request", "invalid_parameter"),
+        ).opt(),
+    )
+    async def stream(self, request: Request, feed: Feed) -> ASGIResponse:
+        """Follow changes as Server-Sent Events: from `Last-Event-ID` or `after` on, else only new ones.
+
+        A client that is too slow, or whose service stops, is let go, and misses nothing when it comes back.
+        """
+        given = Parameters(request, ("after", "movie_id", "kind"))
+        after = given.get("after", whole_number(0, MAX_SEQ), None)
+        query = _query(given)
+        given.check()
+        last = header_of(request, "last-event-id")
+        stream = await feed.open(query, after if last is None else _event_id(last))
+        if request.scope.get(HEAD_ONLY):
+            stream.end()
+        return EventStream(stream, request_id_of(request.scope))
+
+
+def _limit(given: Parameters, settings: Settings) -> int:
+    largest = min(settings.max_page_limit, MAX_CHANGES)
+    return given.get("limit", whole_number(1, largest), min(DEFAULT_LIMIT, largest))
+
+
+def _query(given: Parameters, after: int = 0, limit: int = 1) -> ChangeQuery:
+    movie_id = given.get("movie_id", whole_number(1, MAX_ID), None)
+    kinds: frozenset[str] = given.get("kind", _words, frozenset())
+    return given.attempt(
+        lambda: ChangeQuery(after=after, limit=limit, movie_id=movie_id, kinds=kinds), ChangeQuery()
+    )
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split(","))
+
+
+def _event_id(text: str) -> int:
+    try:
+        return whole_number(0, MAX_SEQ)(text)
+    except ValueError as error:
+        raise MalformedRequest(f"Last-Event-ID {error}") from None
+
+
+def _version_in(value: object) -> int:
+    """The version that the body of a revert names."""
+    if not isinstance(value, dict):
+        raise InvalidMovie([Fault("wrong_type", "must be a JSON object", pointer="#")])
+    faults = [
+        Fault("unknown_member", "is not a member of a revert", pointer=f"#/{name[:100]}")
+        for name in list(value)[:20]
+        if name != "version"
+    ]
+    version = value.get("version")
+    if "version" not in value:
+        faults.append(Fault("required", "is required", pointer="#/version"))
+    elif not isinstance(version, int) or isinstance(version, bool):
+        faults.append(Fault("wrong_type", "must be an integer", pointer="#/version"))
+    if faults or not isinstance(version, int):
+        raise InvalidMovie(faults)
+    return version
+
+
+_SEAL_BYTES: Final = 6
+_VERSION_BYTES: Final = 8
+
+
+def _cursor(movie_id: int, before: int) -> str:
+    """An opaque text for the place before a version, with a checksum that knows the movie."""
+    place = before.to_bytes(_VERSION_BYTES)
+    seal = hashlib.blake2b(b"%d " % movie_id + place, digest_size=_SEAL_BYTES, person=b"history").digest()
+    return urlsafe_b64encode(seal + place).decode().rstrip("=")
+
+
+def _reads_cursor(movie_id: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        try:
+            sealed = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            before = int.from_bytes(sealed[_SEAL_BYTES:])
+            # Comparing texts refuses the other spellings that base64 tolerates.
+            sound = before <= MAX_SEQ and _cursor(movie_id, before) == text
+        except (ValueError, OverflowError):
+            sound = False
+        if not sound:
+            detail = "is not a cursor of this history"
+            raise InvalidQuery([Fault("invalid_cursor", detail, parameter="cursor")])
+        return before
+
+    return read
