@@ -12,10 +12,13 @@ import functools
 import mmap
 import os
 import signal
+import socket
+import stat
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ CUT_AGAIN = 1.0
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 SETTLED = 0.5
 """Seconds after its startup before which a worker does not leave: granian would not hear of it yet."""
+UNHEARD = 1.0
+"""Seconds between looks whether a worker that was told to leave has nobody left to wait for."""
 KILL_AFTER = 5.0
 """Seconds after the cut at which a worker that is still there is killed."""
 
@@ -90,6 +95,19 @@ def hold_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
 
 
+def _connected(port: int) -> bool:
+    """Tell whether this process holds a connection to its port."""
+    for entry in Path("/dev/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile, or without a peer since it listens
+            if not stat.S_ISSOCK(os.fstat(int(entry.name)).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(entry.name))) as held:
+                if held.family in (socket.AF_INET, socket.AF_INET6) and held.getsockname()[1] == port:
+                    held.getpeername()
+                    return True
+    return False
+
+
 class Application(Protocol):
     """An ASGI application with a lifespan, as Litestar types it."""
 
@@ -104,6 +122,7 @@ class Drained:
         app: what answers the requests.
         report: told None once the startup is complete, or the error that ended it.
         leash: the reading end of a pipe whose other end lives exactly as long as the supervisor.
+        port: where the worker listens.
         drain_timeout: seconds for running requests when the supervisor died and cannot cut them.
     """
 
@@ -112,13 +131,15 @@ class Drained:
         app: Application,
         report: Callable[[BaseException | None], None],
         leash: int,
+        port: int,
         drain_timeout: float,
     ) -> None:
         self._app, self._report, self._leash, self._drain_timeout = app, report, leash, drain_timeout
+        self._port = port
         self._running: set[asyncio.Task[object] | None] = set()
         self._inbox: asyncio.Queue[LifeSpanReceiveMessage] = asyncio.Queue()
         self._lifespan: asyncio.Task[object] | None = None
-        self._started = self._leaving = self._cutting = self._forced = False
+        self._started = self._leaving = self._left = self._cutting = self._forced = False
         self._ready_at = 0.0
 
     async def __call__(self, scope: "AnyScope", receive: "AnyReceive", send: "AnySend") -> None:
@@ -183,7 +204,9 @@ class Drained:
 
     async def _pump(self, receive: "LifeSpanReceive") -> None:
         while True:
-            self._inbox.put_nowait(await receive())
+            message = await receive()
+            self._left = message["type"] == "lifespan.shutdown"
+            self._inbox.put_nowait(message)
 
     def _look(self) -> None:
         reached = phase()
@@ -204,11 +227,26 @@ class Drained:
         signal.signal(signal.SIGINT, lambda *_: None)
         signal.raise_signal(signal.SIGINT)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        asyncio.get_running_loop().call_later(UNHEARD, self._leave_alone)
+
+    def _leave_alone(self, idle: int = 0) -> None:
+        """Leave without granian, which at times loses its own word of a stop, once nobody is connected."""
+        if self._left:
+            return
+        idle = 0 if self._running or _connected(self._port) else idle + 1
+        if idle > 1:  # twice: a connection may have been taken that is not yet a request
+            self._force()
+        else:
+            asyncio.get_running_loop().call_later(UNHEARD, self._leave_alone, idle)
+
+    def _force(self) -> None:
+        if not self._left:
+            self._left = self._forced = True
+            self._inbox.put_nowait({"type": "lifespan.shutdown"})
 
     def _cut(self, *, again: bool = False) -> None:
         if again and not self._running:
-            self._forced = True
-            self._inbox.put_nowait({"type": "lifespan.shutdown"})
+            self._force()
             return
         for task in self._running:
             if task is not None:

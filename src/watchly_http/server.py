@@ -124,7 +124,13 @@ class _Supervisor(MPServer):
         except Exception as error:  # noqa: BLE001  # reported by the supervisor, once for all workers
             self._report(error)
             sys.exit(1)
-        return Drained(app, report=self._report, leash=self._leash, drain_timeout=self._drain_timeout)
+        return Drained(
+            app,
+            report=self._report,
+            leash=self._leash,
+            port=self.bind_port,
+            drain_timeout=self._drain_timeout,
+        )
 
     def signal_handler_interrupt(self, *_args: object, **_kwargs: object) -> None:
         """Note that a stop is wanted, or wanted at once."""

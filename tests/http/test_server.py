@@ -23,7 +23,7 @@ import pytest
 
 from watchly_core.errors import Misconfigured, Unavailable
 from watchly_http import server
-from watchly_http.drain import draining
+from watchly_http.drain import UNHEARD, draining
 from watchly_http.front import Front
 from watchly_http.problems import KINDS, Problem
 
@@ -84,6 +84,8 @@ class App:
             case "stuck":
                 say("starting")
                 await asyncio.Event().wait()
+            case "deaf":
+                asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
             case "crash":
                 asyncio.get_running_loop().call_later(0.01, os._exit, 3)
         await send({"type": "lifespan.startup.complete"})
@@ -329,6 +331,21 @@ def test_with_nothing_running_a_signal_ends_it_cleanly(run: Runner, sign: int, w
     service.process.send_signal(sign)
     assert service.ended() == 0
     assert len(service.heard("stopped", workers)) == workers
+    assert service.errors == []
+
+
+def test_a_worker_whose_server_misses_the_stop_leaves_once_nobody_is_connected(run: Runner) -> None:
+    service = run(Plan(fail="deaf", workers=1))
+    client = service.ask("/")
+    with reply(client) as response:  # the connection is kept alive
+        assert response.status == 200
+        response.read()
+        service.process.send_signal(signal.SIGTERM)
+        service.heard("draining")
+        with pytest.raises(subprocess.TimeoutExpired):
+            service.process.wait(4 * UNHEARD)
+    assert service.ended() == 0
+    assert len(service.heard("stopped")) == 1
     assert service.errors == []
 
 
