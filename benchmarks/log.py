@@ -30,7 +30,7 @@ from watchly_adapters.container import Container
 from watchly_adapters.postgres import PostgresDatabase
 from watchly_adapters.settings import read_settings
 from watchly_core.events import Event
-from watchly_core.ports import ImageLedger, MovieRepository
+from watchly_core.ports import Transaction
 from watchly_http import logs
 from watchly_http.app import create_app
 from watchly_http.server import serve
@@ -64,8 +64,14 @@ class Silence:
 class SilentTransaction:
     """A transaction without a log."""
 
-    def __init__(self, movies: MovieRepository, images: ImageLedger) -> None:
-        self.movies, self.images, self.events = movies, images, Silence()
+    def __init__(self, loud: Transaction) -> None:
+        self.movies, self.images, self.receipts, self.relays = (
+            loud.movies,
+            loud.images,
+            loud.receipts,
+            loud.relays,
+        )
+        self.events = Silence()
 
 
 class SilentDatabase(PostgresDatabase):
@@ -79,7 +85,7 @@ class SilentDatabase(PostgresDatabase):
     @asynccontextmanager
     async def _silent(self) -> AsyncIterator[SilentTransaction]:
         async with self._loud() as tx:
-            yield SilentTransaction(tx.movies, tx.images)
+            yield SilentTransaction(tx)
 
 
 def run_server(*, silent: bool) -> None:

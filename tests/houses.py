@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -89,7 +89,11 @@ class House:
         """The files in the store and their sizes; of a directory everything that is in it."""
         if self._directory is not None:
             files = [path for path in self._directory.rglob("*") if path.is_file()]
-            return {path.name: path.stat().st_size for path in files}
+            kept = {}
+            for path in files:
+                with suppress(FileNotFoundError):  # a thread may be deleting it, though who wanted it crashed
+                    kept[path.name] = path.stat().st_size
+            return kept
         found = {key: await self.images.stat(key) for key in self.keys}
         return {key: stored.bytes for key, stored in found.items() if stored is not None}
 

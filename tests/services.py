@@ -11,13 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+from urllib.parse import quote, urlencode
 
 WATCHLY = str(Path(sys.executable).with_name("watchly"))
 START_LIMIT = 60.0
 
 #: Leaves a database as it is after all migrations.
 EMPTY: Final = """
-    TRUNCATE movies, images, events, trigrams RESTART IDENTITY;
+    TRUNCATE movies, images, events, trigrams, receipts, relay_targets, relay_letters RESTART IDENTITY;
     UPDATE change_log SET last_seq = 0, horizon = 0
 """
 
@@ -26,6 +27,7 @@ def environment(**variables: str) -> dict[str, str]:
     """This process's environment without what would configure Watchly, with `variables`."""
     ours = (
         "DATABASE_URL",
+        "READ_DATABASE_URL",
         "SECRET_KEY",
         "CLOUDINARY_",
         "IMAGE_STORE_URL",
@@ -33,6 +35,9 @@ def environment(**variables: str) -> dict[str, str]:
         "HOST",
         "PORT",
         "LOG_",
+        "NATS_URL",
+        "RELAY",
+        "WEBHOOK_",
     )
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "PYTHONWARNINGS": "default", **variables}
@@ -50,6 +55,15 @@ def run(*words: str, stdin: str = "", **variables: str) -> subprocess.CompletedP
         env=environment(**variables),
         cwd="/",
     )
+
+
+def as_url(conninfo: str) -> str:
+    """A URL for a conninfo string, as DATABASE_URL wants one."""
+    from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415 - the core's tests go without
+
+    parts = conninfo_to_dict(conninfo)
+    rest = urlencode({key: str(value) for key, value in parts.items() if key not in {"user", "dbname"}})
+    return f"postgresql://{quote(str(parts.get('user', '')))}@/{parts['dbname']}?{rest}"
 
 
 def folder_in_memory() -> str | None:

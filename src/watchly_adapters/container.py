@@ -5,17 +5,33 @@ The only module that knows dependency-injector. `override` a provider to put som
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 from dependency_injector import containers, providers
 
 from watchly_adapters.settings import MEMORY, Settings
 from watchly_core import Catalogue, Gallery
+from watchly_core.dispatch import Dispatch
 from watchly_core.errors import Misconfigured
-from watchly_core.ports import ChangeSignal, ImageInspector, ImageStore, MovieQueries, Transactions
+from watchly_core.messages import Target
+from watchly_core.ports import (
+    ChangeSignal,
+    ImageInspector,
+    ImageStore,
+    MovieQueries,
+    Publisher,
+    Transactions,
+)
+from watchly_core.relays import Relay
+from watchly_core.webhooks import Webhooks
+
+if TYPE_CHECKING:
+    from watchly_adapters.nats import NatsPublisher
 
 #: Where this service hears from an image store elsewhere that an upload has arrived.
 NOTIFICATIONS: Final = "/webhooks/cloudinary"
@@ -26,7 +42,22 @@ class Database(AbstractAsyncContextManager["Database"], Protocol):
 
     @property
     def queries(self) -> MovieQueries:
-        """The read side."""
+        """The read side, as whoever is about to write has to see it."""
+        ...
+
+    @property
+    def reads(self) -> MovieQueries:
+        """The read side for others: that of a replica, where there is one."""
+        ...
+
+    @property
+    def position(self) -> str | None:
+        """Where all that was done here can be seen, for `MovieQueries.at`; None before anything was."""
+        ...
+
+    @property
+    def replica_answers(self) -> bool | None:
+        """Whether the replica answers at present; None where there is none."""
         ...
 
     @property
@@ -50,8 +81,10 @@ class Database(AbstractAsyncContextManager["Database"], Protocol):
     def alone(self, task: str) -> AbstractAsyncContextManager[bool]:
         """Whether no other process is at `task` until the block ends.
 
+        The block is cancelled when that is not certain any more.
+
         Raises:
-            Unavailable: the database does not answer.
+            Unavailable: the database does not answer, or that was so.
         """
         ...
 
@@ -66,8 +99,13 @@ def make_database(settings: Settings) -> Database:
         raise Misconfigured("DATABASE_URL is not set, and nobody started the embedded database")
     from watchly_adapters.postgres import PostgresDatabase
 
-    # All workers together stay below the hundred connections of a stock server.
-    return PostgresDatabase(settings.database_url, max_size=max(2, min(10, 90 // settings.workers)))
+    # All workers together stay below the 97 connections that a stock server has for users; each listens on
+    # one beside its pool. Two may be held for long, by the turns of the sweeper and of the relay.
+    return PostgresDatabase(
+        settings.database_url,
+        max_size=max(3, min(10, 97 // settings.workers - 1)),
+        replica_url=settings.read_database_url,
+    )
 
 
 def make_images(settings: Settings) -> ImageStore:
@@ -96,6 +134,30 @@ def make_inspector() -> ImageInspector:
     return PillowInspector()
 
 
+def make_broker(nats_url: str) -> NatsPublisher:
+    """The broker that NATS_URL names."""
+    try:
+        from watchly_adapters.nats import NatsPublisher
+    except ImportError:
+        raise Misconfigured("NATS_URL needs a library: pip install 'watchly[nats]'") from None
+    return NatsPublisher(nats_url)
+
+
+def make_dispatch(settings: Settings, database: Database, relay: Relay) -> Dispatch:
+    """What tells the broker of NATS_URL, and all webhooks, of the changes."""
+    brokers: dict[str, Callable[[], Publisher]] = {}
+    if settings.nats_url is not None:
+        make_broker(settings.nats_url)  # what is missing is said at the start
+        brokers["nats"] = partial(make_broker, settings.nats_url)
+
+    def webhook(target: Target) -> Publisher:
+        from watchly_adapters.webhooks import WebhookPublisher
+
+        return WebhookPublisher(target, allow_private=settings.webhook_private)
+
+    return Dispatch(relay, database.transactions, database.signal, brokers=brokers, webhook=webhook)
+
+
 class Container(containers.DeclarativeContainer):
     """Every part of a running Watchly, made once, when it is first asked for."""
 
@@ -110,6 +172,14 @@ class Container(containers.DeclarativeContainer):
         images=images,
         image_grace=settings.provided.image_grace,
     )
+    #: Of the queries that leave to a replica what may be a little old: for readers who do not write.
+    reading = providers.Singleton(
+        Catalogue,
+        database.provided.reads,
+        database.provided.transactions,
+        images=images,
+        image_grace=settings.provided.image_grace,
+    )
     gallery = providers.Singleton(
         Gallery,
         database.provided.queries,
@@ -119,3 +189,8 @@ class Container(containers.DeclarativeContainer):
         max_bytes=settings.provided.max_image_bytes,
         grace=settings.provided.image_grace,
     )
+    webhooks = providers.Singleton(Webhooks, catalogue, database.provided.transactions)
+    relay = providers.Singleton(
+        Relay, catalogue, database.provided.transactions, source=settings.provided.public_url
+    )
+    dispatch = providers.Singleton(make_dispatch, settings, database, relay)

@@ -41,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     environment: Literal["development", "production"] = "development"
     home: Path
     database_url: str | None = None
+    read_database_url: str | None = None
     image_store_url: str | None = None
     secret_key: str | None = None
     cors_origins: tuple[str, ...] = ()
@@ -53,6 +54,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     image_grace: timedelta = IMAGE_GRACE
     log_retention: timedelta | None = None
     sweep_interval: timedelta = SWEEP_INTERVAL
+    relay: bool = False
+    nats_url: str | None = None
+    webhook_private: bool = False
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -104,6 +108,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         database_url=given.get(
             "DATABASE_URL", _database_url, None, "postgresql://user:password@localhost/watchly"
         ),
+        read_database_url=_replica(given),
         image_store_url=_image_store(given),
         secret_key=given.get("SECRET_KEY", _secret, None, "the output of: openssl rand -hex 32"),
         cors_origins=given.get("CORS_ORIGINS", _origins, (), "https://app.example,http://localhost:3000"),
@@ -116,6 +121,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         image_grace=given.get("IMAGE_GRACE", _duration, IMAGE_GRACE, "30 days"),
         log_retention=given.get("LOG_RETENTION", _duration, None, "365 days"),
         sweep_interval=given.get("SWEEP_INTERVAL", _duration, SWEEP_INTERVAL, "30 s"),
+        relay=given.get("RELAY", _switch, False, "on"),
+        nats_url=given.get("NATS_URL", _nats_url, None, "nats://user:password@127.0.0.1:4222"),
+        webhook_private=given.get("WEBHOOK_PRIVATE", _switch, False, "on"),
         log_format="json"
         if given.get("LOG_FORMAT", _one_of("console", "json"), "json" if production else "console", "json")
         == "json"
@@ -175,6 +183,16 @@ def _one_of(*choices: str) -> Callable[[str], str]:
         return text.lower()
 
     return parse
+
+
+_SWITCH: Final = {"on": True, "true": True, "off": False, "false": False}
+
+
+def _switch(text: str) -> bool:
+    try:
+        return _SWITCH[text.lower()]
+    except KeyError:
+        raise ValueError("must be on or off") from None
 
 
 _DIGITS: Final = re.compile(r"[0-9]{1,9}")
@@ -271,8 +289,41 @@ _STRAY_PERCENT: Final = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 
 def _database_url(text: str) -> str | None:
-    if text != MEMORY and (not _DATABASE_URL.fullmatch(text) or _STRAY_PERCENT.search(text)):
+    if text != MEMORY and not _is_server(text):
         raise ValueError(f"must be a postgresql:// URL, with odd characters as %XX, or {MEMORY}")
+    return text
+
+
+def _nats_url(text: str) -> str | None:
+    wanted = "a nats:// or tls:// URL, or a comma list of those of a cluster"
+    for server in _list(text) or ("",):
+        parts = _split(server, wanted)
+        if parts.scheme not in {"nats", "tls"} or not parts.hostname or parts.path.strip("/"):
+            raise ValueError(f"must be {wanted}")
+    return text
+
+
+def _is_server(text: str) -> bool:
+    return _DATABASE_URL.fullmatch(text) is not None and _STRAY_PERCENT.search(text) is None
+
+
+_REPLICA_EXAMPLE: Final = "postgresql://user:password@replica/watchly"
+
+
+def _replica(given: _Variables) -> str | None:
+    url = given.get("READ_DATABASE_URL", _replica_url, None, _REPLICA_EXAMPLE)
+    primary = given.get("DATABASE_URL", _text, "", "")
+    if url is not None and primary in {"", MEMORY}:
+        raise Misconfigured(
+            "READ_DATABASE_URL names a replica, and DATABASE_URL no server that could have one;"
+            " an example: DATABASE_URL=postgresql://user:password@localhost/watchly"
+        )
+    return url
+
+
+def _replica_url(text: str) -> str | None:
+    if not _is_server(text):
+        raise ValueError("must be a postgresql:// URL, with odd characters as %XX")
     return text
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
 
 import msgspec
 
-from watchly_core.errors import Fault, ImportRejected, InvalidMovie, MovieNotFound, VersionConflict
+from watchly_core.errors import Fault, InvalidMovie, MovieNotFound, VersionConflict
 from watchly_core.events import Change, ChangeQuery, Changes, Event, MovieAdded, MovieRemoved, MovieRevised
 from watchly_core.image_records import discard_images, recall_image
 from watchly_core.images import VARIANTS
-from watchly_core.imports import ImportReport, Rejection, Row
+from watchly_core.imports import ImportReport, Rejection, Row, Tally, draft_batches
 from watchly_core.movies import (
     READ_ONLY,
     Members,
@@ -27,8 +25,8 @@ from watchly_core.movies import (
 )
 from watchly_core.ports import Clock, ImageStore, MovieQueries, Transactions
 from watchly_core.queries import GenreCount, MovieQuery, Page
-
-T = TypeVar("T")
+from watchly_core.receipts import NO_RECEIPT, Receipt
+from watchly_core.tasks import ahead
 
 #: Who acts when nobody is named: the service that embeds the catalogue.
 SYSTEM = "system"
@@ -36,15 +34,8 @@ SYSTEM = "system"
 #: How long a discarded image can come back.
 IMAGE_GRACE = timedelta(days=30)
 
-#: Rows that an import hands to the store at once: large enough for COPY, small enough for memory, and for
-#: others who are answered in between.
-_BATCH = 500
 #: Events that are dropped in one transaction.
 _PRUNED_AT_ONCE = 1_000
-#: Rejections that a report lists; it counts all of them.
-_LISTED = 1_000
-#: Faults that are told of one row.
-_FAULTS = 20
 
 
 def utc_now() -> datetime:
@@ -84,7 +75,8 @@ class Catalogue:
     Each write is one transaction that holds its event. A write takes the `version` that it was based
     on, or None for any; a movie at another version raises `VersionConflict` and nothing changes. A
     write that changes nothing keeps the version and leaves no event. Values to write are structs or
-    mappings of members as they come from JSON, checked alike (`InvalidMovie`).
+    mappings of members as they come from JSON, checked alike (`InvalidMovie`). A write that takes a
+    `receipt` raises what its `look` does, and is done once for all calls with its key.
 
     Args:
         queries: the read side of the store.
@@ -108,6 +100,20 @@ class Catalogue:
         self._store = images
         self._clock = clock
         self._grace = image_grace
+
+    def at(self, position: str) -> Catalogue:
+        """This catalogue, reading where every write is seen that was done at `position`.
+
+        Raises:
+            InvalidPosition: no write has returned such a one.
+        """
+        return Catalogue(
+            self._queries.at(position),
+            self._transactions,
+            images=self._store,
+            clock=self._clock,
+            image_grace=self._grace,
+        )
 
     async def get(self, movie_id: int) -> Movie:
         """The movie with this id.
@@ -135,7 +141,7 @@ class Catalogue:
 
         The query's limit and cursor do not matter.
         """
-        return _ahead(self._queries.export(query or MovieQuery()))
+        return ahead(self._queries.export(query or MovieQuery()))
 
     async def history(
         self, movie_id: int, *, before: int | None = None, limit: int | None = None
@@ -156,7 +162,17 @@ class Catalogue:
         found = await self._queries.changes(query or ChangeQuery())
         return msgspec.structs.replace(found, data=tuple(self._shown(change) for change in found.data))
 
-    async def add(self, draft: MovieDraft | Members, *, actor: str = SYSTEM) -> Movie:
+    async def last_change(self) -> int:
+        """The number of the last change so far; 0 for none."""
+        return await self._queries.last_change()
+
+    async def add(
+        self,
+        draft: MovieDraft | Members,
+        *,
+        actor: str = SYSTEM,
+        receipt: Receipt[Movie] = NO_RECEIPT,
+    ) -> Movie:
         """Add a movie.
 
         Raises:
@@ -164,8 +180,10 @@ class Catalogue:
         """
         checked = drafted(draft)
         async with self._transactions() as tx:
+            await receipt.claim(tx)
             movie = await tx.movies.add(checked, self._clock())
             await tx.events.append(added(movie, actor))
+            await receipt.keep(tx, movie)
         return movie
 
     async def replace(
@@ -211,7 +229,13 @@ class Catalogue:
             await tx.events.append(MovieRemoved(movie_id, movie.version + 1, now, actor, movie))
 
     async def revert(
-        self, movie_id: int, to: int, *, version: int | None = None, actor: str = SYSTEM
+        self,
+        movie_id: int,
+        to: int,
+        *,
+        version: int | None = None,
+        actor: str = SYSTEM,
+        receipt: Receipt[Reverted] = NO_RECEIPT,
     ) -> Reverted:
         """Make a movie what it was at version `to`; one that was removed comes back.
 
@@ -224,7 +248,22 @@ class Catalogue:
             VersionConflict: the movie is at another version than `version`; a removed one is at that of
                 its removal.
         """
+        taken = 0
+        while True:
+            try:
+                return await self._revert(movie_id, to, version, actor, receipt)
+            except VersionConflict as conflict:
+                # Others brought it back meanwhile, which they can do once for each removal. If what it would
+                # be is taken twice, it is not they: the row is behind its log, or not unique otherwise.
+                if version is not None or conflict.current == taken:
+                    raise
+                taken = conflict.current
+
+    async def _revert(
+        self, movie_id: int, to: int, version: int | None, actor: str, receipt: Receipt[Reverted]
+    ) -> Reverted:
         async with self._transactions() as tx:
+            await receipt.claim(tx)
             try:
                 current: Movie | None = await tx.movies.get(movie_id)
             except MovieNotFound:
@@ -250,12 +289,14 @@ class Catalogue:
                 await tx.movies.restore(wanted)
                 await tx.events.append(MovieAdded(movie_id, wanted.version, now, actor, wanted))
             elif same_content(current, wanted):
-                return Reverted(present(current, self._store), lost)
+                wanted = current
             else:
                 wanted = msgspec.structs.replace(wanted, created_at=current.created_at)
                 await tx.movies.replace(wanted)
                 await tx.events.append(MovieRevised(movie_id, wanted.version, now, actor, wanted))
-        return Reverted(present(wanted, self._store), lost)
+            reverted = Reverted(present(wanted, self._store), lost)
+            await receipt.keep(tx, reverted)
+        return reverted
 
     async def prune(self, keep: timedelta) -> int:
         """Drop events that are older than `keep`, but for the newest of each movie; how many those were.
@@ -270,7 +311,7 @@ class Catalogue:
             if count < _PRUNED_AT_ONCE:
                 return pruned
 
-    async def add_many(
+    async def add_many(  # noqa: PLR0913 - each with its name
         self,
         rows: AsyncIterable[Row],
         *,
@@ -278,6 +319,7 @@ class Catalogue:
         dry_run: bool = False,
         on_rejected: Callable[[Rejection], None] | None = None,
         actor: str = SYSTEM,
+        receipt: Receipt[ImportReport] = NO_RECEIPT,
     ) -> ImportReport:
         """Add the movies of `rows` in one transaction: all of them, or without the invalid ones.
 
@@ -287,20 +329,25 @@ class Catalogue:
         Raises:
             ImportRejected: some rows are invalid and `skip_invalid` is not set; nothing was added.
         """
-        tally = _Tally(on_rejected)
+        tally = Tally(on_rejected)
         if dry_run:
-            async with aclosing(_batches(rows, tally)) as batches:
+            async with aclosing(draft_batches(rows, tally)) as batches:
                 async for batch in batches:
                     tally.added += len(batch)
-            return tally.report(dry_run=True, skip_invalid=skip_invalid)
-        async with self._transactions() as tx, aclosing(_ahead(_batches(rows, tally))) as batches:
+            report = tally.report(dry_run=True, skip_invalid=skip_invalid)
+            await receipt.settle(self._transactions, report)
+            return report
+        async with self._transactions() as tx, aclosing(ahead(draft_batches(rows, tally))) as batches:
+            await receipt.claim(tx)
             async for batch in batches:
                 if tally.rejected_total and not skip_invalid:
                     continue
                 movies = await tx.movies.add_many(batch, self._clock())
                 await tx.events.append(*(added(movie, actor) for movie in movies))
                 tally.added += len(movies)
-            return tally.report(dry_run=False, skip_invalid=skip_invalid)
+            report = tally.report(dry_run=False, skip_invalid=skip_invalid)
+            await receipt.keep(tx, report)
+            return report
 
     def _shown(self, change: Change) -> Change:
         event = msgspec.structs.replace(change.event, movie=present(change.event.movie, self._store))
@@ -333,8 +380,9 @@ class Catalogue:
 
 def same_content(movie: Movie, other: Movie) -> bool:
     """Whether two versions of a movie hold the same client fields and the same image."""
-    key, other_key = (each.image.key if each.image else None for each in (movie, other))
-    return client_fields(movie) == client_fields(other) and key == other_key
+    # Of an older system's image there is the URL alone.
+    image, other_image = (each.image.key if each.image else each.image_url for each in (movie, other))
+    return client_fields(movie) == client_fields(other) and image == other_image
 
 
 def _reverted_to(event: Event | None) -> Movie:
@@ -348,60 +396,3 @@ def added(movie: Movie, actor: str) -> MovieAdded:
     """The event of a movie that was just added."""
     # `add` has just set created_at; the fallback is for the type alone.
     return MovieAdded(movie.id, movie.version, movie.created_at or utc_now(), actor, movie)
-
-
-class _Tally:
-    """What an import has come to so far."""
-
-    def __init__(self, on_rejected: Callable[[Rejection], None] | None) -> None:
-        self.added = 0
-        self.rejected_total = 0
-        self._listed: list[Rejection] = []
-        self._on_rejected = on_rejected
-
-    def reject(self, line: int, faults: Sequence[Fault]) -> None:
-        rejection = Rejection(line, tuple(faults[:_FAULTS]))
-        self.rejected_total += 1
-        if len(self._listed) < _LISTED:
-            self._listed.append(rejection)
-        if self._on_rejected is not None:
-            self._on_rejected(rejection)
-
-    def report(self, *, dry_run: bool, skip_invalid: bool) -> ImportReport:
-        if skip_invalid or not self.rejected_total:
-            return ImportReport(self.added, tuple(self._listed), self.rejected_total, dry_run)
-        raise ImportRejected(ImportReport(0, tuple(self._listed), self.rejected_total, dry_run))
-
-
-async def _ahead(batches: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """Yield the same batches, each made while the one before it is used."""
-    async with aclosing(batches):
-        following = asyncio.ensure_future(anext(batches, None))
-        try:
-            while (batch := await following) is not None:
-                following = asyncio.ensure_future(anext(batches, None))
-                yield batch
-        finally:
-            following.cancel()
-            await asyncio.wait({following})
-            if not following.cancelled():
-                following.exception()  # nobody waits for it any more
-
-
-async def _batches(rows: AsyncIterable[Row], tally: _Tally) -> AsyncGenerator[list[MovieDraft], None]:
-    """Yield the valid rows as drafts, many at a time; the others go to `tally`."""
-    batch: list[MovieDraft] = []
-    async for row in rows:
-        if row.faults:
-            tally.reject(row.line, row.faults)
-            continue
-        try:
-            batch.append(drafted(row.members))
-        except InvalidMovie as invalid:
-            tally.reject(row.line, invalid.faults)
-            continue
-        if len(batch) >= _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -6,12 +6,15 @@
     ├── Invalid                  the input breaks rules; `faults` lists every one of them
     │   ├── InvalidMovie
     │   ├── InvalidTicket        a request for a ticket
-    │   └── InvalidQuery         a parameter of a query: sort, limit, cursor …
+    │   ├── InvalidQuery         a parameter of a query: sort, limit, cursor …
+    │   └── InvalidTarget        where changes should be told to
+    ├── InvalidPosition          a text that no write has returned as its position
     ├── ImportRejected           some rows of an import break rules; `report` names them
     ├── MalformedJSON            a text that should be JSON is none
     ├── NotFound                 nothing is there under that name
     │   ├── MovieNotFound
-    │   └── ImageNotFound
+    │   ├── ImageNotFound
+    │   └── TargetNotFound
     ├── ChangesGone              the log does not reach back that far any more
     ├── VersionConflict          the movie is not at the version that the write was based on
     ├── ImageRejected            these bytes will not become an image of the catalogue
@@ -20,8 +23,14 @@
     │   └── ImageUnreadable      content that is not the image it claims to be
     ├── IllegalTransition        an image may not go from its state to that one
     ├── UploadConflict           a piece of an upload does not follow on what arrived before it
+    ├── Replayed                 nothing was done: the write was made before, and `reply` was its answer
+    ├── RequestInProgress        a write with the same key is still under way
+    ├── KeyReused                the key of a write was used for another one
+    ├── PublishRejected          a target will never take this message
+    ├── RelaySuperseded          another relay is at work on the same targets
     ├── SignatureRejected        a request is not signed by whom it should be, or too long ago
     ├── Unavailable              a dependency did not answer; the same call may succeed later
+    │   └── Overloaded           it answered, that it has too much to do
     └── Misconfigured            a setting or the environment is wrong; trying again will not help
 
 Adapters translate the errors of their libraries into these once, at their edge.
@@ -36,6 +45,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from watchly_core.imports import ImportReport
+    from watchly_core.receipts import KeptReply
 
 
 class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -92,6 +102,16 @@ class InvalidQuery(Invalid):
     subject = "query"
 
 
+class InvalidTarget(Invalid):
+    """A webhook that cannot be one."""
+
+    subject = "webhook"
+
+
+class InvalidPosition(WatchlyError):
+    """A text that no write has returned as its position."""
+
+
 class ImportRejected(WatchlyError):
     """Some rows of an import break rules, and nothing was added.
 
@@ -122,6 +142,14 @@ class MovieNotFound(NotFound):
 
 class ImageNotFound(NotFound):
     """No image is stored under this key, or the movie has none."""
+
+
+class TargetNotFound(NotFound):
+    """No target of the relay has this name (any more)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"no webhook is called {name!r}")
 
 
 class ChangesGone(WatchlyError):
@@ -185,6 +213,46 @@ class UploadConflict(WatchlyError):
         )
 
 
+class Replayed(WatchlyError):
+    """Nothing was done, for the write with this key was made before.
+
+    Attributes:
+        reply: the answer to it.
+    """
+
+    def __init__(self, reply: KeptReply) -> None:
+        self.reply = reply
+        super().__init__("this was done before")
+
+
+class RequestInProgress(WatchlyError):
+    """A write with the same key is still under way.
+
+    Attributes:
+        retry_after: seconds after which asking again makes sense.
+    """
+
+    retry_after = 1
+
+    def __init__(self) -> None:
+        super().__init__("a request with this key is still under way")
+
+
+class KeyReused(WatchlyError):
+    """The key of a write was used for another one."""
+
+    def __init__(self) -> None:
+        super().__init__("this key was used for another request")
+
+
+class PublishRejected(WatchlyError):
+    """A target will never take this message, however often it is sent."""
+
+
+class RelaySuperseded(WatchlyError):
+    """Another relay is at work on the same targets: this one has lost the right to, and has to ask anew."""
+
+
 class SignatureRejected(WatchlyError):
     """A request is not signed by whom it should be, or was signed too long ago."""
 
@@ -202,6 +270,10 @@ class Unavailable(WatchlyError):
     def __init__(self, dependency: str, detail: str, *, retry_after: int = 1) -> None:
         self.dependency, self.retry_after = dependency, retry_after
         super().__init__(f"{dependency}: {detail}")
+
+
+class Overloaded(Unavailable):
+    """A dependency has too much to do; that says nothing about what it was asked for."""
 
 
 class Misconfigured(WatchlyError):

@@ -37,6 +37,7 @@ from watchly_core.ports import (
     MovieQueries,
     Transactions,
 )
+from watchly_core.receipts import NO_RECEIPT, OUTRUN, Receipt
 from watchly_core.spools import Spool, spooled
 from watchly_core.sweeper import Sweeper, SweepReport
 from watchly_core.uploads import DirectUploads
@@ -124,19 +125,26 @@ class Gallery:
         media_type: str | None,
         *,
         actor: str = SYSTEM,
+        receipt: Receipt[Movie] = NO_RECEIPT,
     ) -> Movie:
         """Add a movie together with its image: both of them, or neither.
 
         Raises:
             InvalidMovie: the movie breaks rules.
             ImageRejected: as `attach` does, and the others of its errors on images.
+            Replayed, RequestInProgress, KeyReused: see `Receipt.look`.
         """
         claimed = None if media_type is None else claimed_format(media_type)
         checked = drafted(draft)
+        await receipt.look(self._transactions)
+        # The key is claimed when the image is in the store: a slow one must hold no transaction open.
         async with self._kept(content, claimed, NO_MOVIE) as image, self._transactions() as tx:
+            await receipt.claim(tx)
             movie = await tx.movies.add(checked, self._clock())
             await tx.events.append(added(movie, actor))
-            return await self._journey.show(tx, movie, image, actor)
+            shown = await self._journey.show(tx, movie, image, actor)
+            await receipt.keep(tx, shown)
+            return shown
 
     async def detach(
         self, movie_id: int, *, version: int | None = None, purge: bool = False, actor: str = SYSTEM
@@ -206,7 +214,7 @@ class Gallery:
             await self._journey.keep(image, spool)
         try:
             yield image
-        except (MovieNotFound, VersionConflict):
+        except (MovieNotFound, VersionConflict, *OUTRUN):
             await self._journey.give_up(image.key)
             raise
         except SWEPT:

@@ -7,13 +7,13 @@ import csv
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Sequence
 from typing import IO, Final, Literal, Never, TypeAlias
 
 import msgspec
 
-from watchly_core.errors import Fault, InvalidMovie, MalformedJSON
-from watchly_core.movies import CLIENT_FIELDS, Members
+from watchly_core.errors import Fault, ImportRejected, InvalidMovie, MalformedJSON
+from watchly_core.movies import CLIENT_FIELDS, Members, MovieDraft, drafted
 
 #: More digits are no year; int() would take its time over thousands of them.
 _YEAR: Final = re.compile(r"\s*-?[0-9]{1,18}\s*", re.ASCII)
@@ -48,6 +48,13 @@ class ImportReport(msgspec.Struct, frozen=True):
 
 #: Unknown columns that are told of one header.
 _FAULTS: Final = 20
+#: Faults that are told of one row.
+_FAULTS_OF_ROW: Final = 20
+#: Rejections that a report lists; it counts all of them.
+_LISTED: Final = 1_000
+#: Rows that an import hands to the store at once: large enough for COPY, small enough for memory, and for
+#: others who are answered in between.
+_BATCH: Final = 500
 #: The longest line that is read, in bytes.
 MAX_LINE: Final = 1_000_000
 
@@ -233,3 +240,51 @@ def _check_header(columns: list[str], *, ignore_unknown: bool) -> None:
         faults.append(Fault("missing_column", "there is no column 'title'", pointer="#"))
     if faults:
         raise InvalidMovie(faults)
+
+
+class Tally:
+    """What an import has come to so far: how many rows were `added`, and how many rejected."""
+
+    def __init__(self, on_rejected: Callable[[Rejection], None] | None) -> None:
+        self.added = 0
+        self.rejected_total = 0
+        self._listed: list[Rejection] = []
+        self._on_rejected = on_rejected
+
+    def reject(self, line: int, faults: Sequence[Fault]) -> None:
+        """Note a row that cannot be added, and why."""
+        rejection = Rejection(line, tuple(faults[:_FAULTS_OF_ROW]))
+        self.rejected_total += 1
+        if len(self._listed) < _LISTED:
+            self._listed.append(rejection)
+        if self._on_rejected is not None:
+            self._on_rejected(rejection)
+
+    def report(self, *, dry_run: bool, skip_invalid: bool) -> ImportReport:
+        """What it came to.
+
+        Raises:
+            ImportRejected: rows were rejected, and are not to be skipped.
+        """
+        if skip_invalid or not self.rejected_total:
+            return ImportReport(self.added, tuple(self._listed), self.rejected_total, dry_run)
+        raise ImportRejected(ImportReport(0, tuple(self._listed), self.rejected_total, dry_run))
+
+
+async def draft_batches(rows: AsyncIterable[Row], tally: Tally) -> AsyncGenerator[list[MovieDraft], None]:
+    """Yield the valid rows as drafts, many at a time; the others go to `tally`."""
+    batch: list[MovieDraft] = []
+    async for row in rows:
+        if row.faults:
+            tally.reject(row.line, row.faults)
+            continue
+        try:
+            batch.append(drafted(row.members))
+        except InvalidMovie as invalid:
+            tally.reject(row.line, invalid.faults)
+            continue
+        if len(batch) >= _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -75,14 +75,10 @@ class Journey:
         await self._inspector.decode(spool.file)
         return Image(key, measured.width, measured.height, measured.format, size)
 
-    async def note(
-        self, image: Image, movie_id: int, due_at: datetime, *, open_until: datetime | None = None
-    ) -> None:
+    async def note(self, image: Image, movie_id: int, due_at: datetime) -> None:
         """Note that `image` may arrive in the store; if nothing comes of it, it is due then."""
         async with self._transactions() as tx:
-            await tx.images.add(
-                ImageRecord(image, ImageState.PENDING, movie_id, due_at, open_until=open_until)
-            )
+            await tx.images.add(ImageRecord(image, ImageState.PENDING, movie_id, due_at))
 
     async def keep(self, image: Image, spool: Spool) -> None:
         """Send `image` to the store.

@@ -21,15 +21,30 @@ from typing import IO, Protocol, TypeAlias, runtime_checkable
 
 from watchly_core.events import Change, ChangeQuery, Changes, Event
 from watchly_core.images import Image, ImageRecord, Measured, Rendition, StoredImage, Ticket
+from watchly_core.messages import Letter, LetterCount, Message, Target
 from watchly_core.movies import Movie, MovieDraft
 from watchly_core.queries import GenreCount, MovieQuery, Page
+from watchly_core.receipts import Claim, KeptReply
 
 #: The present time.
 Clock: TypeAlias = Callable[[], datetime]
 
 
 class MovieQueries(Protocol):
-    """The read side. It sees what was committed before a call began, and never a transaction."""
+    """The read side. It sees what was committed before a call began, and never a transaction.
+
+    One that sits on a replica or a cache may be a little late, but for `history` and `changes`.
+    """
+
+    def at(self, position: str) -> MovieQueries:
+        """Queries that see every write which was done when somebody was told of this position.
+
+        A position is a short text of visible ASCII; stores say which one theirs has reached.
+
+        Raises:
+            InvalidPosition: it is none of such a store.
+        """
+        ...
 
     async def get(self, movie_id: int) -> Movie:
         """The movie with this id.
@@ -82,6 +97,10 @@ class MovieQueries(Protocol):
         Raises:
             ChangesGone: some that come after `query.after` were pruned.
         """
+        ...
+
+    async def last_change(self) -> int:
+        """The number of the last change of all that were committed before the call began; 0 for none."""
         ...
 
 
@@ -149,7 +168,12 @@ class EventLog(Protocol):
     """The log inside a transaction."""
 
     async def append(self, *events: Event) -> None:
-        """Add events in this order, to be seen when the transaction commits."""
+        """Add events in this order, to be seen when the transaction commits.
+
+        Raises:
+            VersionConflict: somebody else has just taken a version; nothing else can be done in the
+                transaction.
+        """
         ...
 
     async def get(self, movie_id: int, version: int) -> Event | None:
@@ -218,6 +242,92 @@ class ImageLedger(Protocol):
         ...
 
 
+class Receipts(Protocol):
+    """The replies to writes that their senders named by keys, inside a transaction."""
+
+    async def claim(self, claim: Claim, now: datetime) -> KeptReply | None:
+        """The reply that is kept for a key; if there is none, the key is this transaction's until it ends.
+
+        It never waits for another transaction. A key may be claimed twice in one transaction.
+
+        Raises:
+            KeyReused: the reply is that to another request.
+            RequestInProgress: there is none, and the key is another transaction's.
+        """
+        ...
+
+    async def keep(self, claim: Claim, reply: KeptReply, until: datetime) -> None:
+        """Keep the reply to a write, whose key this transaction has claimed, until then."""
+        ...
+
+    async def expire(self, now: datetime, limit: int) -> int:
+        """Drop at most `limit` replies that were kept until `now` or before; how many those were."""
+        ...
+
+
+class RelayLedger(Protocol):
+    """How far each target has been told of the changes, inside a transaction."""
+
+    async def add(self, target: Target) -> bool:
+        """Note a new target, and whether it was one: nothing is done if there is one of its name."""
+        ...
+
+    async def targets(self) -> Sequence[Target]:
+        """All targets by name, in the order of code points."""
+        ...
+
+    async def get(self, name: str) -> Target:
+        """The target of this name, held against every other transaction until this one ends.
+
+        Raises:
+            TargetNotFound: there is none.
+        """
+        ...
+
+    async def replace(self, target: Target) -> None:
+        """Store `target` in place of the one with its name.
+
+        Raises:
+            TargetNotFound: there is none.
+        """
+        ...
+
+    async def remove(self, name: str) -> None:
+        """Forget a target and its letters.
+
+        Raises:
+            TargetNotFound: there is none.
+        """
+        ...
+
+    async def keep(self, name: str, *letters: Letter) -> None:
+        """Note letters of a target that is there, each in place of the one with its number."""
+        ...
+
+    async def drop(self, name: str, *seqs: int) -> None:
+        """Forget letters by their numbers; forgetting what is not there is no error."""
+        ...
+
+    async def due(self, name: str, now: datetime, limit: int) -> Sequence[Letter]:
+        """At most `limit` letters that are due, the longest due first: of each movie the oldest one.
+
+        Where that one is not due yet, none of its movie is.
+        """
+        ...
+
+    async def heads(self, name: str) -> Mapping[int, datetime]:
+        """The movies that have letters which are not dead, and when the oldest one of each is due."""
+        ...
+
+    async def dead(self, name: str, limit: int, *, after: int = 0) -> Sequence[Letter]:
+        """At most `limit` dead letters with numbers beyond `after`, in the order of these."""
+        ...
+
+    async def count(self, name: str) -> LetterCount:
+        """How many letters there are."""
+        ...
+
+
 class Transaction(Protocol):
     """The stores, all writing into one transaction."""
 
@@ -236,6 +346,16 @@ class Transaction(Protocol):
         """The ledger of images."""
         ...
 
+    @property
+    def receipts(self) -> Receipts:
+        """The receipts of writes."""
+        ...
+
+    @property
+    def relays(self) -> RelayLedger:
+        """The ledger of the relay."""
+        ...
+
 
 class Transactions(Protocol):
     """The write side: ``async with transactions() as tx``.
@@ -247,6 +367,27 @@ class Transactions(Protocol):
 
     def __call__(self) -> AbstractAsyncContextManager[Transaction]:
         """Begin a transaction; the stores of `tx` are of use only inside the block."""
+        ...
+
+
+class Publisher(Protocol):
+    """Tells one target of changes."""
+
+    async def publish(self, message: Message) -> None:
+        """Hand over `message`; once it returns, the target has it.
+
+        It may be called again with the same message, and for messages of several movies at once. Whoever
+        waits has a deadline, but an adapter should have its own: a call that is cancelled may be under way.
+
+        Raises:
+            Unavailable: the target does not take it now, or did not say so; it may later.
+            Overloaded: the same, for a reason that is not this message's.
+            PublishRejected: it will never take it.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give back what it holds."""
         ...
 
 

@@ -19,6 +19,7 @@ from watchly_core.errors import (
     ImageTypeUnsupported,
     ImageUnreadable,
     MovieNotFound,
+    Replayed,
     Unavailable,
     UploadConflict,
 )
@@ -41,6 +42,7 @@ from watchly_core.ports import (
     MovieQueries,
     Transactions,
 )
+from watchly_core.receipts import NO_RECEIPT, Receipt
 from watchly_core.spools import Spool
 
 #: How long a ticket is good for.
@@ -84,22 +86,33 @@ class DirectUploads:
         self._keys = keys
         self._max_bytes = max_bytes
 
-    async def issue(self, movie_id: int, media_type: str, size: int) -> Ticket:
+    async def issue(
+        self, movie_id: int, media_type: str, size: int, *, receipt: Receipt[Ticket] = NO_RECEIPT
+    ) -> Ticket:
         """A ticket for an image of a movie, of that type and `size` in bytes.
 
         Raises:
             ImageTypeUnsupported: the catalogue does not keep that type.
             MovieNotFound: there is no such movie.
             ImageTooLarge: it has too many bytes.
+            Replayed, RequestInProgress, KeyReused: see `Receipt.look`.
         """
         image = Image(self._keys(), 0, 0, claimed_format(media_type), size)
+        await receipt.look(self._transactions)  # before the movie, which may be gone since
         await self._queries.get(movie_id)
         if size > self._max_bytes:
             raise ImageTooLarge(f"an image may have at most {self._max_bytes} bytes")
         # Stores that count in seconds would round it down.
         expires_at = (self._clock() + TICKET_FOR).replace(microsecond=0)
-        await self._journey.note(image, movie_id, expires_at + PENDING_FOR, open_until=expires_at)
-        return self._store.ticket(image.key, image, expires_at)
+        ticket = self._store.ticket(image.key, image, expires_at)
+        due_at = expires_at + PENDING_FOR
+        async with self._transactions() as tx:
+            await receipt.claim(tx)
+            await tx.images.add(
+                ImageRecord(image, ImageState.PENDING, movie_id, due_at, open_until=expires_at)
+            )
+            await receipt.keep(tx, ticket)
+        return ticket
 
     async def receive(  # noqa: PLR0913 - what a request says, each with its name
         self,
@@ -149,7 +162,13 @@ class DirectUploads:
         return await uploads.received(key), record.image.bytes
 
     async def complete(
-        self, movie_id: int, key: str, *, version: int | None = None, actor: str = SYSTEM
+        self,
+        movie_id: int,
+        key: str,
+        *,
+        version: int | None = None,
+        actor: str = SYSTEM,
+        receipt: Receipt[Movie] = NO_RECEIPT,
     ) -> Movie:
         """Show what was uploaded by the ticket for `key`; what is not what the ticket allows is discarded.
 
@@ -162,7 +181,13 @@ class DirectUploads:
             ImageRejected: it is not what the ticket allows, or none that the catalogue keeps.
             VersionConflict: the movie is at another version; the upload can still be completed.
             IllegalTransition: the upload was given up.
+            Replayed, RequestInProgress, KeyReused: see `Receipt.look`.
         """
+        try:
+            await receipt.look(self._transactions)
+        except Replayed:
+            await self._forget(key)
+            raise
         record = await self._find(key)
         if record.movie_id != movie_id:
             raise ImageNotFound(f"movie {movie_id} has no ticket with the key {key}")
@@ -170,12 +195,12 @@ class DirectUploads:
             movie = await self._queries.get(movie_id)
             if record.state is ImageState.ATTACHED:
                 await self._forget(key)
-                return present(movie, self._store)
+                return await self._settle(movie, receipt)
             _require_pending(record)
             require_version(movie, version)
             if isinstance(self._store, ImageUploads):
-                return await self._take(self._store, record, version, actor)
-            return await self._show(await self._confirmed(record), record, version, actor)
+                return await self._take(self._store, record, version, actor, receipt)
+            return await self._show(await self._confirmed(record), record, version, actor, receipt)
         except (ImageRejected, MovieNotFound):
             # The client may send it again until the ticket ends: the sweeper comes after that.
             if await self._journey.give_up(key):
@@ -208,7 +233,12 @@ class DirectUploads:
             return  # nothing that telling us again would change
 
     async def _take(
-        self, uploads: ImageUploads, record: ImageRecord, version: int | None, actor: str
+        self,
+        uploads: ImageUploads,
+        record: ImageRecord,
+        version: int | None,
+        actor: str,
+        receipt: Receipt[Movie],
     ) -> Movie:
         """Take an upload that came to this service the way of every other image."""
         key, wanted = record.image.key, record.image.bytes
@@ -219,11 +249,11 @@ class DirectUploads:
                 if image.bytes != wanted:
                     await self._journey.resize(image)
                 await self._store.put(key, file, image)
-                return await self._show(image, record, version, actor)
+                return await self._show(image, record, version, actor, receipt)
         except (ImageNotFound, UploadConflict) as error:
             current = await self._find(key)
             if current.state is ImageState.ATTACHED:
-                return present(await self._queries.get(record.movie_id), self._store)
+                return await self._settle(await self._queries.get(record.movie_id), receipt)
             if isinstance(error, ImageNotFound):
                 raise UploadConflict(0) from None
             if error.received == current.image.bytes:
@@ -244,15 +274,32 @@ class DirectUploads:
             raise UploadConflict(0, "nothing has arrived by this ticket yet")
         return _allowed(stored, record.image, self._max_bytes)
 
-    async def _show(self, image: Image, record: ImageRecord, version: int | None, actor: str) -> Movie:
+    async def _show(
+        self,
+        image: Image,
+        record: ImageRecord,
+        version: int | None,
+        actor: str,
+        receipt: Receipt[Movie],
+    ) -> Movie:
         async with self._transactions() as tx:
+            await receipt.claim(tx)
             movie = await tx.movies.get(record.movie_id)
             if movie.image is not None and movie.image.key == image.key:
-                return present(movie, self._store)  # somebody was faster: the client, or the store's word
-            # Somebody may have been faster, and the movie shows another image since.
-            _require_pending(await tx.images.get(image.key))
-            require_version(movie, version)
-            return await self._journey.show(tx, movie, image, actor)
+                shown = present(movie, self._store)  # somebody was faster: the client, or the store's word
+            else:
+                # Somebody may have been faster, and the movie shows another image since.
+                _require_pending(await tx.images.get(image.key))
+                require_version(movie, version)
+                shown = await self._journey.show(tx, movie, image, actor)
+            await receipt.keep(tx, shown)
+            return shown
+
+    async def _settle(self, movie: Movie, receipt: Receipt[Movie]) -> Movie:
+        """`movie`, which shows what was uploaded without anything left to do."""
+        shown = present(movie, self._store)
+        await receipt.settle(self._transactions, shown)
+        return shown
 
     async def _open(self, key: str) -> ImageRecord:
         """The record of an upload that may go on."""

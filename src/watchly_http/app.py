@@ -26,6 +26,7 @@ from watchly_http.movies import GenreController, MovieController
 from watchly_http.openapi import document
 from watchly_http.ops import DocumentationController, HealthController, ProblemController, Readiness
 from watchly_http.problems import KINDS, Problem, reply_to_error
+from watchly_http.relaying import relaying
 from watchly_http.running import closing_parts
 from watchly_http.sweeping import sweeping
 from watchly_http.transfers import TransferController
@@ -56,6 +57,7 @@ _ALLOWED: Final = [
     "Last-Event-ID",
     "Prefer",
     "Range",
+    "Watchly-Position",
     "X-Request-ID",
 ]
 
@@ -72,6 +74,7 @@ def create_app(container: Container) -> Litestar:
             closing_parts(container),
             container.database() as database,
             sweeping(database, gallery, container.catalogue(), settings),
+            relaying(container, on=settings.relay),
             feed.running(),
         ):
             yield
@@ -79,6 +82,7 @@ def create_app(container: Container) -> Litestar:
     dependencies = {
         "settings": _fixed(settings),
         "catalogue": _fixed(container.catalogue()),
+        "reading": _fixed(container.reading()),
         "gallery": _fixed(gallery),
         "feed": _fixed(feed),
         "row_threads": _fixed(Threads(_ROW_THREADS, "watchly-rows")),
@@ -112,7 +116,8 @@ def create_app(container: Container) -> Litestar:
         logging_config=None,
     )
     by_origin = bool(settings.cors_origins) and "*" not in settings.cors_origins
-    app.asgi_handler = Front(app.asgi_handler, by_origin=by_origin)
+    database = container.database()
+    app.asgi_handler = Front(app.asgi_handler, by_origin=by_origin, position=lambda: database.position)
     statuses = {kind.code: kind.status for kind in KINDS.values()}
     app.state.openapi = msgspec.json.encode(document(app.routes, Problem, statuses, version("watchly")))
     return app

@@ -12,6 +12,7 @@ from litestar import Controller, MediaType, Response, get, post
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 
+from watchly_core.catalogue import Reverted
 from watchly_core.errors import Fault, InvalidMovie, InvalidQuery
 from watchly_core.events import KINDS, MAX_CHANGES, MAX_SEQ, ChangeQuery
 from watchly_core.movies import MAX_ID, Movie
@@ -19,9 +20,19 @@ from watchly_core.queries import DEFAULT_LIMIT
 from watchly_http.conditional import precondition
 from watchly_http.downloads import EventStream
 from watchly_http.feed import Change, shown
+from watchly_http.idempotency import Sending
 from watchly_http.movies import ANONYMOUS, movie_reply
-from watchly_http.openapi import IF_MATCH, MOVIE_ID, Operation, Parameter, Reply
-from watchly_http.parts import Catalogue, Feed, Settings
+from watchly_http.openapi import (
+    IDEMPOTENCY_KEY,
+    IF_MATCH,
+    MOVIE_ID,
+    POSITION,
+    Operation,
+    Parameter,
+    Reply,
+)
+from watchly_http.parts import Catalogue, Feed, Reading, Settings
+from watchly_http.positions import SEEN, seen_by
 from watchly_http.problems import ChangesGoneProblem
 from watchly_http.requests import (
     HEAD_ONLY,
@@ -32,6 +43,7 @@ from watchly_http.requests import (
     read_id,
     read_json,
     request_id_of,
+    require_type,
     whole_number,
 )
 
@@ -86,25 +98,26 @@ class HistoryController(Controller):
             "getMovieHistory",
             "Get the history of a movie",
             tag=_TAG,
-            parameters=(MOVIE_ID, _LIMIT, _CURSOR),
+            parameters=(MOVIE_ID, _LIMIT, _CURSOR, SEEN),
             replies={200: Reply("Its changes, newest first.", History)},
-            problems=("invalid_parameter", "not_found"),
+            problems=("malformed_request", "invalid_parameter", "not_found"),
         ).opt(),
     )
     async def history(
-        self, request: Request, movie_id: FromPath[str], catalogue: Catalogue, settings: Settings
+        self, request: Request, movie_id: FromPath[str], reading: Reading, settings: Settings
     ) -> Response[bytes]:
         """List what happened to a movie, newest first, also after it was removed."""
-        number = read_id(movie_id)
         given = Parameters(request, ("limit", "cursor"))
         limit = _limit(given, settings)
-        before = given.get("cursor", _reads_cursor(number), None)
+        before = given.get("cursor", _reads_cursor(movie_id), None)
         given.check()
+        catalogue = seen_by(request, reading)
+        number = read_id(movie_id)
         found = await catalogue.history(number, before=before, limit=limit + 1)
         if not found and before is None:
             await catalogue.get(number)  # it is there without a history, or it never was
         data = [shown(change) for change in found[:limit]]
-        cursor = _cursor(number, data[-1].version) if len(found) > limit else None
+        cursor = _cursor(movie_id, data[-1].version) if len(found) > limit else None
         return Response(_encode(History(data, cursor)), media_type=MediaType.JSON)
 
     @post(
@@ -113,10 +126,12 @@ class HistoryController(Controller):
             "revertMovie",
             "Revert a movie",
             tag=_TAG,
-            parameters=(MOVIE_ID, IF_MATCH),
+            parameters=(MOVIE_ID, IF_MATCH, IDEMPOTENCY_KEY),
             body={"application/json": Revert},
             replies={
-                200: Reply("The movie, at a version of its own.", Movie, headers=("ETag", "Watchly-Image"))
+                200: Reply(
+                    "The movie, at a version of its own.", Movie, headers=("ETag", POSITION, "Watchly-Image")
+                )
             },
             problems=(
                 "malformed_request",
@@ -138,7 +153,9 @@ class HistoryController(Controller):
         The version goes on, and for `If-Match` a removed movie is at that of its removal. An image that is
         not kept any more stays away: `Watchly-Image: gone` says so.
         """
+        require_type(request)
         Parameters(request, ()).check()
+        sending = Sending(request, ANONYMOUS)
         value = await read_json(request, settings.max_json_bytes)
         wanted = precondition(request)
         number = read_id(movie_id)
@@ -149,9 +166,10 @@ class HistoryController(Controller):
                 await catalogue.get(number)  # a movie that never was is said first
             raise
         version = await wanted.version(number, catalogue)
-        reverted = await catalogue.revert(number, to, version=version, actor=ANONYMOUS)
-        headers = {"Watchly-Image": "gone"} if reverted.image_lost else {}
-        return movie_reply(reverted.movie, headers=headers)
+        return await sending.once(
+            lambda receipt: catalogue.revert(number, to, version=version, actor=ANONYMOUS, receipt=receipt),
+            _reverted_reply,
+        )
 
 
 class ChangeController(Controller):
@@ -242,6 +260,10 @@ def _event_id(text: str) -> int:
         raise MalformedRequest(f"Last-Event-ID {error}") from None
 
 
+def _reverted_reply(reverted: Reverted) -> Response[bytes]:
+    return movie_reply(reverted.movie, headers={"Watchly-Image": "gone"} if reverted.image_lost else {})
+
+
 def _version_in(value: object) -> int:
     """The version that the body of a revert names."""
     if not isinstance(value, dict):
@@ -265,14 +287,16 @@ _SEAL_BYTES: Final = 6
 _VERSION_BYTES: Final = 8
 
 
-def _cursor(movie_id: int, before: int) -> str:
+def _cursor(movie_id: str, before: int) -> str:
     """An opaque text for the place before a version, with a checksum that knows the movie."""
     place = before.to_bytes(_VERSION_BYTES)
-    seal = hashlib.blake2b(b"%d " % movie_id + place, digest_size=_SEAL_BYTES, person=b"history").digest()
+    seal = hashlib.blake2b(
+        movie_id.encode() + b" " + place, digest_size=_SEAL_BYTES, person=b"history"
+    ).digest()
     return urlsafe_b64encode(seal + place).decode().rstrip("=")
 
 
-def _reads_cursor(movie_id: int) -> Callable[[str], int]:
+def _reads_cursor(movie_id: str) -> Callable[[str], int]:
     def read(text: str) -> int:
         try:
             sealed = urlsafe_b64decode(text + "=" * (-len(text) % 4))

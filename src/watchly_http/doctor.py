@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from watchly_adapters.container import make_images
+from watchly_adapters.container import make_broker, make_images
 from watchly_adapters.postgres.migrate import pending
 from watchly_adapters.postgres.pool import address, connect, translated
 from watchly_adapters.postgres.reindex import waiting
+from watchly_adapters.postgres.replicas import bytes_behind
 from watchly_adapters.settings import Settings
 from watchly_core.errors import Misconfigured, WatchlyError
 from watchly_core.images import Image, new_key
@@ -30,7 +31,9 @@ def examine(settings: Settings) -> bool:
         table.add_column(heading, overflow="fold")
     parts: tuple[tuple[str, str, Callable[[Settings], str]], ...] = (
         ("database", _database(settings), _ask_database),
+        *((("replica", _replica(settings), _ask_replica),) if settings.read_database_url else ()),
         ("images", _images(settings), _ask_images),
+        ("broker", _broker(settings), _ask_broker),
         ("secret", _secret(settings), _ask_secret),
     )
     healthy = True
@@ -52,8 +55,16 @@ def _database(settings: Settings) -> str:
         return "in memory"
     if settings.database_url is None:
         return f"embedded PostgreSQL in {settings.home}"
+    return _server(settings.database_url)
+
+
+def _replica(settings: Settings) -> str:
+    return _server(str(settings.read_database_url))
+
+
+def _server(url: str) -> str:
     try:
-        return f"PostgreSQL at {address(settings.database_url)}"
+        return f"PostgreSQL at {address(url)}"
     except psycopg.ProgrammingError:  # what is wrong with it is said by connecting to it
         return "PostgreSQL"
 
@@ -81,12 +92,39 @@ def _ask_database(settings: Settings) -> str:
     return answer
 
 
+def _ask_replica(settings: Settings) -> str:
+    behind = asyncio.run(bytes_behind(str(settings.read_database_url), str(settings.database_url)))
+    return f"answers, {behind:,} bytes behind"
+
+
 async def _server_version(url: str) -> str:
     with translated():
         async with await connect(url) as connection:
             cursor = await connection.execute("SHOW server_version")
             row = await cursor.fetchone()
     return str(row[0]) if row else "of an unknown version"
+
+
+def _broker(settings: Settings) -> str:
+    servers = (
+        server.rpartition("@")[2].rpartition("/")[2] for server in (settings.nats_url or "").split(",")
+    )
+    return f"NATS at {', '.join(servers)}" if settings.nats_url else "none"
+
+
+def _ask_broker(settings: Settings) -> str:
+    if settings.nats_url is None:
+        return ""
+    asyncio.run(_connect(settings.nats_url))
+    return "answers"
+
+
+async def _connect(nats_url: str) -> None:
+    publisher = make_broker(nats_url)
+    try:
+        await publisher.ping()
+    finally:
+        await publisher.close()
 
 
 def _secret(settings: Settings) -> str:

@@ -138,7 +138,7 @@ class Feed:
         if len(self._open) >= MOST_STREAMS:
             raise Unavailable("streams", "too many are open", retry_after=_RETRY_AFTER)
         if after is None:
-            after = await self._end()
+            after = await self._catalogue.last_change()
         query = msgspec.structs.replace(query, after=after, limit=_PAGE)
         return Stream(self, query, await self.read(query))
 
@@ -160,7 +160,7 @@ class Feed:
     async def join(self, stream: Stream) -> int:
         """Let `stream` have what is new, which is all that comes after the number that is returned."""
         if not self._followers:
-            end = await self._end()
+            end = await self._catalogue.last_change()
             if not self._followers:  # still
                 self.position = end
         self._followers.add(stream)
@@ -205,25 +205,6 @@ class Feed:
         self.position = found.next_after
         if len(frames) < _PAGE:
             await self._signal.beyond(seen)
-
-    async def _end(self) -> int:
-        """The number of the last change, from the last one known in ever larger steps, then by halving."""
-        low, step = self.position, 1
-        if not await self._is_more(low):
-            return low
-        while await self._is_more(low + step):
-            low, step = low + step, 2 * step
-        high = low + step
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if await self._is_more(middle) else (low, middle)
-        return high
-
-    async def _is_more(self, after: int) -> bool:
-        try:
-            return bool((await self._catalogue.changes(ChangeQuery(after=after, limit=1))).data)
-        except ChangesGone:
-            return True  # the newest change of a movie is never pruned
 
 
 class Stream:

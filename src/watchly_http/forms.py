@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from hashlib import sha256
 from typing import Annotated, Final, TypeAlias
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ from watchly_http.requests import (
     MalformedRequest,
     Request,
     UnsupportedMediaType,
+    digest_of,
     require_plain,
     require_size,
     stream,
@@ -86,7 +88,7 @@ async def read_form(
     seen: set[str] = set()
     faults: list[Fault] = []
     room = largest_text
-    async with AsyncExitStack() as kept, aclosing(_events(request, boundary)) as events:
+    async with AsyncExitStack() as kept, aclosing(_digested(request, _events(request, boundary))) as events:
         async for part, content in _parts(events):
             faults += _faults(part, seen, fields, file)
             seen.add(part.name)
@@ -153,7 +155,7 @@ async def _events(request: Request, boundary: str) -> AsyncGenerator[_Event, Non
     parser = PushMultipartParser(boundary)
     frame = 0
     try:
-        async for chunk in stream(request):
+        async for chunk in stream(request, digested=False):
             frame += len(chunk)
             for event in parser.parse(chunk):
                 if event is None:
@@ -173,6 +175,22 @@ async def _events(request: Request, boundary: str) -> AsyncGenerator[_Event, Non
         parser.close()
     except MultipartError as error:
         raise MalformedRequest(f"the body is not a form as its Content-Type says: {error.args[0]}") from None
+
+
+async def _digested(request: Request, events: AsyncGenerator[_Event, None]) -> AsyncGenerator[_Event, None]:
+    """The same events; a form is digested by its parts, for each time it is sent its boundary is another."""
+    digest = digest_of(request)
+    async with aclosing(events):
+        headers, content = "", sha256()
+        async for event in events:
+            if digest is not None:
+                if isinstance(event, _Part):
+                    headers, content = repr(event), sha256()
+                elif event is not None:
+                    content.update(event)
+                else:
+                    digest.update(repr((headers, content.hexdigest())).encode())
+            yield event
 
 
 async def _parts(

@@ -27,6 +27,7 @@ from litestar.types import (
 )
 
 from watchly_http.drain import cutting
+from watchly_http.openapi import TELLS_POSITION
 from watchly_http.problems import is_problem, stopping_reply
 from watchly_http.requests import (
     HEAD_ONLY,
@@ -55,10 +56,14 @@ class Front:
     Args:
         app: what answers.
         by_origin: whether replies differ by Origin, so that caches must keep them apart.
+        position: where all that was written can be seen, for the replies that tell it.
     """
 
-    def __init__(self, app: ASGIApp, *, by_origin: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, *, by_origin: bool, position: Callable[[], str | None] = lambda: None
+    ) -> None:
         self._app = app
+        self._position = position
         self._by_origin = by_origin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,7 +72,7 @@ class Front:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        exchange = _Exchange(scope, receive, send, by_origin=self._by_origin)
+        exchange = _Exchange(scope, receive, send, self._position, by_origin=self._by_origin)
         method = scope["method"]
         if method == HttpMethod.HEAD:
             scope["method"] = HttpMethod.GET
@@ -103,6 +108,7 @@ class _Exchange:
         "_bodyless",
         "_by_origin",
         "_options",
+        "_position",
         "_scope",
         "_send",
         "receive",
@@ -110,8 +116,16 @@ class _Exchange:
         "status",
     )
 
-    def __init__(self, scope: HTTPScope, receive: Receive, send: Send, *, by_origin: bool) -> None:
-        self._scope, self._send, self._by_origin = scope, send, by_origin
+    def __init__(
+        self,
+        scope: HTTPScope,
+        receive: Receive,
+        send: Send,
+        position: Callable[[], str | None],
+        *,
+        by_origin: bool,
+    ) -> None:
+        self._scope, self._send, self._position, self._by_origin = scope, send, position, by_origin
         self._options = scope["method"] == HttpMethod.OPTIONS
         self._bodyless = scope["method"] == HttpMethod.HEAD
         self.status = 0
@@ -132,6 +146,9 @@ class _Exchange:
             # Here, because Litestar's CORS puts its own in the place of one that is there.
             if isinstance(varying := self._scope.get(VARY), str):
                 headers.append((b"vary", varying.encode()))
+            # Here, because a reply that is kept and sent again has to tell where it can be seen now.
+            if self._tells_position(message["status"]) and (position := self._position()) is not None:
+                headers.append((b"watchly-position", position.encode()))
             if self._options and not is_problem(headers):
                 # Litestar refuses a preflight by 400 and plain text; what it allows says it all.
                 message["status"] = HTTPStatus.NO_CONTENT.value
@@ -142,6 +159,12 @@ class _Exchange:
         elif self._bodyless and message["type"] == "http.response.body":
             message["body"] = b""
         await self._send(message)
+
+    def _tells_position(self, status: int) -> bool:
+        """Whether a reply tells where what was written can be seen."""
+        if status >= HTTPStatus.MULTIPLE_CHOICES or "route_handler" not in self._scope:
+            return False
+        return bool(self._scope["route_handler"].opt.get(TELLS_POSITION))
 
     async def refuse(self) -> None:
         """Reply that the service is stopping."""

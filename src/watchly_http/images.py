@@ -15,8 +15,18 @@ from watchly_core.images import MEDIA_TYPES, Ticket, claimed_format, is_key
 from watchly_core.spools import Spool
 from watchly_http.conditional import precondition
 from watchly_http.forms import FORM, IMAGE, FilePart, read_form
+from watchly_http.idempotency import Sending
 from watchly_http.movies import ANONYMOUS, movie_reply
-from watchly_http.openapi import IF_MATCH, KEY, MOVIE_ID, PURGE, Operation, Reply
+from watchly_http.openapi import (
+    IDEMPOTENCY_KEY,
+    IF_MATCH,
+    KEY,
+    MOVIE_ID,
+    POSITION,
+    PURGE,
+    Operation,
+    Reply,
+)
 from watchly_http.parts import Catalogue, Gallery, Settings
 from watchly_http.requests import (
     Parameters,
@@ -28,6 +38,7 @@ from watchly_http.requests import (
     read_json,
     require_plain,
     require_size,
+    require_type,
     stream,
 )
 
@@ -63,7 +74,7 @@ class MovieImageController(Controller):
             tag="Images",
             parameters=(MOVIE_ID, IF_MATCH),
             body={**dict.fromkeys(sorted(set(MEDIA_TYPES) - {"image/jpg"}), bytes), FORM: ImageForm},
-            replies={200: Reply("The movie with its image.", Movie, headers=("ETag",))},
+            replies={200: Reply("The movie with its image.", Movie, headers=("ETag", POSITION))},
             problems=(
                 "malformed_request",
                 "not_found",
@@ -111,7 +122,7 @@ class MovieImageController(Controller):
             "Remove the image of a movie",
             tag="Images",
             parameters=(MOVIE_ID, PURGE, IF_MATCH),
-            replies={204: Reply("The movie has no image any more.")},
+            replies={204: Reply("The movie has no image any more.", headers=(POSITION,))},
             problems=("malformed_request", "invalid_parameter", "not_found", "version_conflict"),
         ).opt(),
     )
@@ -131,12 +142,15 @@ class MovieImageController(Controller):
             "issueImageTicket",
             "Get a ticket for a direct upload",
             tag="Images",
-            parameters=(MOVIE_ID,),
+            parameters=(MOVIE_ID, IDEMPOTENCY_KEY),
             body={"application/json": TicketRequest},
-            replies={201: Reply("How to send the image straight to where it is kept.", Ticket)},
+            replies={
+                201: Reply("How to send the image straight to where it is kept.", Ticket, headers=(POSITION,))
+            },
             problems=(
                 "malformed_request",
                 "malformed_json",
+                "invalid_parameter",
                 "not_found",
                 "too_large",
                 "unsupported_media_type",
@@ -145,18 +159,31 @@ class MovieImageController(Controller):
         ).opt(),
     )
     async def issue(
-        self, request: Request, movie_id: FromPath[str], gallery: Gallery, settings: Settings
+        self,
+        request: Request,
+        movie_id: FromPath[str],
+        catalogue: Catalogue,
+        gallery: Gallery,
+        settings: Settings,
     ) -> Response[bytes]:
         """Get a ticket: with `fields`, send a form of them and of the image, last, as `file`; else the image.
 
         When it has arrived, complete the ticket. One that is not completed leaves nothing.
         """
+        require_type(request)
         Parameters(request, ()).check()
+        sending = Sending(request, ANONYMOUS)
         value = await read_json(request, settings.max_json_bytes)
         number = read_id(movie_id)
-        wanted = _ticket_request(value)
-        ticket = await gallery.uploads.issue(number, wanted.content_type, wanted.bytes)
-        return Response(_encode(ticket), status_code=201, media_type=MediaType.JSON)
+        try:
+            wanted = _ticket_request(value)
+        except InvalidTicket:
+            await catalogue.get(number)  # a movie that is not there is said first
+            raise
+        return await sending.once(
+            lambda receipt: gallery.uploads.issue(number, wanted.content_type, wanted.bytes, receipt=receipt),
+            _ticket_reply,
+        )
 
     @post(
         "/tickets/{key:str}/complete",
@@ -164,8 +191,8 @@ class MovieImageController(Controller):
             "completeImageTicket",
             "Show what was uploaded directly",
             tag="Images",
-            parameters=(MOVIE_ID, KEY, IF_MATCH),
-            replies={200: Reply("The movie with its image.", Movie, headers=("ETag",))},
+            parameters=(MOVIE_ID, KEY, IF_MATCH, IDEMPOTENCY_KEY),
+            replies={200: Reply("The movie with its image.", Movie, headers=("ETag", POSITION))},
             problems=(
                 "malformed_request",
                 "invalid_parameter",
@@ -193,12 +220,21 @@ class MovieImageController(Controller):
         """
         Parameters(request, ()).check()
         wanted = precondition(request)
+        sending = Sending(request, ANONYMOUS)
         number = read_id(movie_id)
         if not is_key(key):
             raise ImageNotFound("no ticket has this key")
         version = await wanted.version(number, catalogue)
-        shown = await gallery.uploads.complete(number, key, version=version, actor=ANONYMOUS)
-        return movie_reply(shown, status_code=200)
+        return await sending.once(
+            lambda receipt: gallery.uploads.complete(
+                number, key, version=version, actor=ANONYMOUS, receipt=receipt
+            ),
+            movie_reply,
+        )
+
+
+def _ticket_reply(ticket: Ticket) -> Response[bytes]:
+    return Response(_encode(ticket), status_code=201, media_type=MediaType.JSON)
 
 
 def _ticket_request(value: object) -> TicketRequest:

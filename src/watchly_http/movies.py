@@ -15,10 +15,22 @@ from watchly_http.conditional import etag, matches, precondition
 from watchly_http.filters import CURSOR, FILTERS, LIMIT, SORT, read_query
 from watchly_http.forms import FORM, IMAGE, FilePart, read_form
 from watchly_http.forms import members as form_members
+from watchly_http.idempotency import Sending
 from watchly_http.negotiation import preference
-from watchly_http.openapi import IF_MATCH, IF_NONE_MATCH, MOVIE_ID, PURGE, Operation, Parameter, Reply
-from watchly_http.parts import Catalogue, Gallery, Settings
-from watchly_http.requests import Request, flag, media_type, parameter, read_id, read_json, vary
+from watchly_http.openapi import (
+    IDEMPOTENCY_KEY,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    MOVIE_ID,
+    POSITION,
+    PURGE,
+    Operation,
+    Parameter,
+    Reply,
+)
+from watchly_http.parts import Catalogue, Gallery, Reading, Settings
+from watchly_http.positions import SEEN, seen_by
+from watchly_http.requests import Request, flag, media_type, parameter, read_id, read_json, require_type, vary
 
 #: Who acts while nobody signs in.
 ANONYMOUS = "anonymous"
@@ -42,6 +54,7 @@ _PREFER = Parameter(
     place="header",
 )
 _ONE_MOVIE = Reply("The movie.", Movie, headers=("ETag",))
+_WRITTEN = Reply("The movie.", Movie, headers=("ETag", POSITION))
 _WRITE_PROBLEMS = (
     "malformed_request",
     "malformed_json",
@@ -75,8 +88,9 @@ class MovieController(Controller):
         opt=Operation(
             "addMovie",
             "Add a movie",
+            parameters=(IDEMPOTENCY_KEY,),
             body={"application/json": MovieDraft, FORM: MovieForm},
-            replies={201: Reply("The movie as it was added.", Movie, headers=("ETag", "Location"))},
+            replies={201: Reply("The movie as it was added.", Movie, headers=("ETag", "Location", POSITION))},
             problems=(
                 "malformed_request",
                 "malformed_json",
@@ -91,19 +105,23 @@ class MovieController(Controller):
         self, request: Request, catalogue: Catalogue, gallery: Gallery, settings: Settings
     ) -> Response[bytes]:
         """Add a movie, as JSON, or as a form, which can hold its image as well."""
+        accepted = ("application/json", FORM)
+        require_type(request, accepted)
+        sending = Sending(request, ANONYMOUS)
         if media_type(request) == FORM:
-            movie = await _add_form(request, catalogue, gallery, settings)
-        else:
-            value = await read_json(request, settings.max_json_bytes, ("application/json", FORM))
-            movie = await catalogue.add(_members(value), actor=ANONYMOUS)
-        return movie_reply(movie, status_code=201, headers={"Location": f"/api/movies/{movie.id}"})
+            return await _add_form(request, sending, catalogue, gallery, settings)
+        value = await read_json(request, settings.max_json_bytes)
+        members = _members(value)
+        return await sending.once(
+            lambda receipt: catalogue.add(members, actor=ANONYMOUS, receipt=receipt), _added_reply
+        )
 
     @get(
         "/",
         opt=Operation(
             "listMovies",
             "List movies",
-            parameters=(*FILTERS, SORT, LIMIT, CURSOR, _PREFER),
+            parameters=(*FILTERS, SORT, LIMIT, CURSOR, _PREFER, SEEN),
             replies={
                 200: Reply(
                     "A page of movies; `next_cursor` is null on the last one.",
@@ -111,10 +129,10 @@ class MovieController(Controller):
                     headers=("Preference-Applied", "Vary"),
                 )
             },
-            problems=("invalid_parameter",),
+            problems=("malformed_request", "invalid_parameter"),
         ).opt(),
     )
-    async def find(self, request: Request, catalogue: Catalogue, settings: Settings) -> Response[bytes]:
+    async def find(self, request: Request, reading: Reading, settings: Settings) -> Response[bytes]:
         """List the movies that the filters let through, a page at a time.
 
         A cursor belongs to the filters and the sort of the list that gave it.
@@ -122,6 +140,7 @@ class MovieController(Controller):
         vary(request, "Prefer")
         query = read_query(request, (*FILTERS, SORT, LIMIT, CURSOR), settings)
         counted = preference(request, "count") == "exact"
+        catalogue = seen_by(request, reading)
         page = await catalogue.find(query)
         if not counted:
             return Response(_encode(page), media_type=MediaType.JSON)
@@ -137,14 +156,14 @@ class MovieController(Controller):
         opt=Operation(
             "getMovie",
             "Get a movie",
-            parameters=(MOVIE_ID, IF_NONE_MATCH),
+            parameters=(MOVIE_ID, IF_NONE_MATCH, SEEN),
             replies={200: _ONE_MOVIE, 304: Reply("The movie is still at that version.", headers=("ETag",))},
-            problems=("not_found",),
+            problems=("malformed_request", "not_found"),
         ).opt(),
     )
-    async def get(self, request: Request, movie_id: FromPath[str], catalogue: Catalogue) -> Response[bytes]:
+    async def get(self, request: Request, movie_id: FromPath[str], reading: Reading) -> Response[bytes]:
         """Get a movie."""
-        found = await catalogue.get(read_id(movie_id))
+        found = await seen_by(request, reading).get(read_id(movie_id))
         if matches(request, etag(found)):
             return Response(b"", status_code=304, headers={"ETag": etag(found)})
         return movie_reply(found)
@@ -156,7 +175,7 @@ class MovieController(Controller):
             "Replace a movie",
             parameters=(MOVIE_ID, IF_MATCH),
             body={"application/json": MovieDraft},
-            replies={200: _ONE_MOVIE},
+            replies={200: _WRITTEN},
             problems=_WRITE_PROBLEMS,
         ).opt(),
     )
@@ -178,7 +197,7 @@ class MovieController(Controller):
             "Revise a movie",
             parameters=(MOVIE_ID, IF_MATCH),
             body=dict.fromkeys(_MERGE_PATCH, MoviePatch),
-            replies={200: _ONE_MOVIE},
+            replies={200: _WRITTEN},
             problems=_WRITE_PROBLEMS,
         ).opt(),
     )
@@ -199,7 +218,7 @@ class MovieController(Controller):
             "removeMovie",
             "Remove a movie",
             parameters=(MOVIE_ID, PURGE, IF_MATCH),
-            replies={204: Reply("The movie is gone.")},
+            replies={204: Reply("The movie is gone.", headers=(POSITION,))},
             problems=("malformed_request", "invalid_parameter", "not_found", "version_conflict"),
         ).opt(),
     )
@@ -228,18 +247,25 @@ class GenreController(Controller):
         opt=Operation(
             "listGenres",
             "List genres",
-            parameters=FILTERS,
+            parameters=(*FILTERS, SEEN),
             replies={200: Reply("The genres, that of the most movies first, then by name.", Genres)},
-            problems=("invalid_parameter",),
+            problems=("malformed_request", "invalid_parameter"),
         ).opt(),
     )
-    async def find(self, request: Request, catalogue: Catalogue, settings: Settings) -> Response[bytes]:
+    async def find(self, request: Request, reading: Reading, settings: Settings) -> Response[bytes]:
         """Count, by genre, the movies that the filters let through."""
-        counts = await catalogue.genres(read_query(request, FILTERS, settings))
+        query = read_query(request, FILTERS, settings)
+        counts = await seen_by(request, reading).genres(query)
         return Response(_encode(Genres(counts)), media_type=MediaType.JSON)
 
 
-async def _add_form(request: Request, catalogue: Catalogue, gallery: Gallery, settings: Settings) -> Movie:
+def _added_reply(movie: Movie) -> Response[bytes]:
+    return movie_reply(movie, status_code=201, headers={"Location": f"/api/movies/{movie.id}"})
+
+
+async def _add_form(
+    request: Request, sending: Sending, catalogue: Catalogue, gallery: Gallery, settings: Settings
+) -> Response[bytes]:
     async with read_form(
         request,
         fields=CLIENT_FIELDS,
@@ -248,9 +274,17 @@ async def _add_form(request: Request, catalogue: Catalogue, gallery: Gallery, se
         largest_file=gallery.max_bytes,
     ) as form:
         members = form_members(form)
-        if form.file is None:
-            return await catalogue.add(members, actor=ANONYMOUS)
-        return await gallery.add(members, form.file.spool, form.file.media_type, actor=ANONYMOUS)
+        file = form.file
+        if file is None:
+            return await sending.once(
+                lambda receipt: catalogue.add(members, actor=ANONYMOUS, receipt=receipt), _added_reply
+            )
+        return await sending.once(
+            lambda receipt: gallery.add(
+                members, file.spool, file.media_type, actor=ANONYMOUS, receipt=receipt
+            ),
+            _added_reply,
+        )
 
 
 def _members(value: object) -> Members:

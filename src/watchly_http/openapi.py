@@ -19,6 +19,9 @@ from watchly_core.movies import MAX_ID
 Json: TypeAlias = dict[str, object]
 Type: TypeAlias = type[object] | None
 
+#: The header of writes, and of the reads that have to see them.
+POSITION: Final = "Watchly-Position"
+
 _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
     "ETag": ('The version of the movie, such as "v3", or the key of an image.', '"v3"'),
     "Location": ("Where the new movie is.", "/api/movies/7"),
@@ -30,14 +33,17 @@ _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
     "Accept-Ranges": ("In what units parts can be asked for.", "bytes"),
     "Content-Range": ("Which bytes these are, and of how many.", "bytes 0-1023/81234"),
     "Upload-Offset": ("How many bytes of the upload are there: the next piece begins with this one.", "1000"),
+    POSITION: ("What a read sends back that has to see this write.", "0/1B27F30"),
     "Watchly-Image": ("`gone` where the image of that version is not kept any more.", "gone"),
     "Cache-Control": ("That nothing of it may be kept.", "no-store"),
+    "Idempotency-Replayed": ("That this is the reply to the request as it was sent first.", "true"),
     "Vary": ("The header of the request that chose this form of the reply.", "Accept"),
 }
 #: The headers of problems beside the id of the request, by the code.
 _PROBLEM_HEADERS: Final[Mapping[str, str]] = {
     "method_not_allowed": "Allow",
     "unavailable": "Retry-After",
+    "request_in_progress": "Retry-After",
     "upload_conflict": "Upload-Offset",
     "range_not_satisfiable": "Content-Range",
 }
@@ -46,7 +52,11 @@ _PROBLEM_HEADERS: Final[Mapping[str, str]] = {
 _ALWAYS: Final = ("method_not_allowed", "internal", "unavailable")
 #: Those of the operations that read a body.
 _OF_BODIES: Final = ("request_timeout",)
+#: Those of the operations whose requests may be sent again.
+_OF_KEYS: Final = ("request_in_progress", "key_reused")
 _KEY: Final = "operation"
+#: Where it stands in the `opt` of a handler that its replies tell a position.
+TELLS_POSITION: Final = "tells_position"
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -57,6 +67,7 @@ class Parameter(msgspec.Struct, frozen=True):
     type: type[object]
     example: str | int | bool | None = None
     place: str = "query"
+    pattern: str | None = None
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -81,7 +92,8 @@ class Operation(msgspec.Struct, frozen=True):
 
     def opt(self) -> Json:
         """This operation as the `opt` of a handler."""
-        return {_KEY: self}
+        tells = any(POSITION in reply.headers for reply in self.replies.values())
+        return {_KEY: self, TELLS_POSITION: tells}
 
 
 MOVIE_ID: Final = Parameter(
@@ -94,6 +106,14 @@ IF_MATCH: Final = Parameter(
 )
 IF_NONE_MATCH: Final = Parameter(
     "If-None-Match", "Answer 304 if the movie is at this version still.", str, '"v3"', place="header"
+)
+IDEMPOTENCY_KEY: Final = Parameter(
+    "Idempotency-Key",
+    "Names the request: if it is sent again within 24 hours, it is not done again and the reply is the same.",
+    str,
+    "0f9d3f64-5f0e-4c0e-9f0b-2f9f5b8f1c55",
+    place="header",
+    pattern="^[!-~]{1,255}$",
 )
 
 
@@ -158,7 +178,13 @@ def _operation(
     problem: type[object],
     statuses: Mapping[str, int],
 ) -> Json:
-    problems = (*operation.problems, *(_OF_BODIES if operation.body else ()), *_ALWAYS)
+    keyed = IDEMPOTENCY_KEY in operation.parameters
+    problems = (
+        *operation.problems,
+        *(_OF_BODIES if operation.body else ()),
+        *(_OF_KEYS if keyed else ()),
+        *_ALWAYS,
+    )
     described: Json = {
         "operationId": operation.id,
         "summary": operation.summary,
@@ -166,7 +192,10 @@ def _operation(
         "tags": [operation.tag],
         "responses": {
             **_problems(problems, schemas[problem], statuses),
-            **{str(status): _reply(reply, schemas) for status, reply in operation.replies.items()},
+            **{
+                str(status): _reply(reply, schemas, replayed=keyed and status < HTTPStatus.BAD_REQUEST)
+                for status, reply in operation.replies.items()
+            },
         },
     }
     if operation.parameters:
@@ -185,15 +214,18 @@ def _parameter(parameter: Parameter, schemas: _Schemas) -> Json:
         "description": parameter.description,
         "schema": schemas[parameter.type],
     }
+    if parameter.pattern is not None:
+        described["schema"] = {**schemas[parameter.type], "pattern": parameter.pattern}
     if parameter.example is not None:
         described["example"] = parameter.example
     return described
 
 
-def _reply(reply: Reply, schemas: _Schemas) -> Json:
+def _reply(reply: Reply, schemas: _Schemas, *, replayed: bool) -> Json:
+    names = (*reply.headers, *(("Idempotency-Replayed",) if replayed else ()), "X-Request-ID")
     described: Json = {
         "description": reply.description,
-        "headers": {name: _header(name) for name in (*reply.headers, "X-Request-ID")},
+        "headers": {name: _header(name) for name in names},
     }
     if reply.type is not None:
         described["content"] = {media: {"schema": schemas[reply.type]} for media in reply.media_types}

@@ -62,7 +62,8 @@ class Refusal(Problem):
 class Readiness:
     """Asks the parts for signs of life, all at once and not for long.
 
-    Without the database nothing works; without the image store some things do not.
+    Without the database nothing works; without the image store some things do not; without the replica the
+    database has more to do.
     """
 
     def __init__(self, database: Database, images: ImageStore) -> None:
@@ -73,7 +74,10 @@ class Readiness:
     async def checks(self) -> dict[str, Condition]:
         """The condition of each part by its name."""
         database, store = await asyncio.gather(_ask(self._database.ping(), "down"), self._image_store())
-        return {"database": database, "image_store": store}
+        checks: dict[str, Condition] = {"database": database, "image_store": store}
+        if (answers := self._database.replica_answers) is not None:
+            checks["replica"] = "up" if answers else "degraded"
+        return checks
 
     async def _image_store(self) -> Condition:
         if isinstance(self._images, Interruptible) and self._images.interrupted:

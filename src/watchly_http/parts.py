@@ -14,6 +14,8 @@ from watchly_core import catalogue, gallery, threads
 from watchly_http import feed
 
 Catalogue: TypeAlias = NamedDependency[SkipValidation[catalogue.Catalogue]]
+#: For reads that no write depends on: it may be a little late. `positions.seen_by` makes it what they need.
+Reading: TypeAlias = NamedDependency[SkipValidation[catalogue.Catalogue]]
 Gallery: TypeAlias = NamedDependency[SkipValidation[gallery.Gallery]]
 Feed: TypeAlias = NamedDependency[SkipValidation[feed.Feed]]
 Settings: TypeAlias = NamedDependency[SkipValidation[settings.Settings]]

@@ -26,8 +26,10 @@ from watchly_core.errors import (
     InvalidMovie,
     InvalidQuery,
     InvalidTicket,
+    KeyReused,
     MalformedJSON,
     NotFound,
+    RequestInProgress,
     SignatureRejected,
     Unavailable,
     UploadConflict,
@@ -77,10 +79,10 @@ class ImportProblem(Problem, omit_defaults=False):
     dry_run: bool = False
 
 
-class ChangesGoneProblem(Problem, omit_defaults=False):
+class ChangesGoneProblem(Problem, kw_only=True):
     """Why changes cannot be told: those up to the number `horizon` were pruned."""
 
-    horizon: int = 0
+    horizon: int
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -127,6 +129,12 @@ KINDS: Final[Mapping[str, Kind]] = {
             "image_conflict", 409, "Image conflict", "The image or its ticket was used or given up already."
         ),
         Kind(
+            "request_in_progress",
+            409,
+            "Request in progress",
+            "A request with this `Idempotency-Key` is under way; `Retry-After` says when to send it again.",
+        ),
+        Kind(
             "upload_conflict",
             409,
             "Upload conflict",
@@ -167,6 +175,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         Kind(
             "image_unreadable", 422, "Unreadable image", "The content is not the image that it claims to be."
         ),
+        Kind("key_reused", 422, "Key reused", "This `Idempotency-Key` was used for another request."),
         Kind(
             "internal", 500, "Internal error", "A fault of this service; its log tells more by `request_id`."
         ),
@@ -191,6 +200,8 @@ _BY_ERROR: Final[Mapping[type[Exception], str]] = {
     VersionConflict: "version_conflict",
     IllegalTransition: "image_conflict",
     UploadConflict: "upload_conflict",
+    RequestInProgress: "request_in_progress",
+    KeyReused: "key_reused",
     SignatureRejected: "signature_rejected",
     RangeNotSatisfiable: "range_not_satisfiable",
     ImageRejected: "image_unreadable",
@@ -223,7 +234,7 @@ def reply_to_error(request: Request, error: Exception) -> Response[bytes]:
     headers: dict[str, str] = {}
     log_error(error, request_id_of(request.scope))
     code, detail = _explain(error)
-    if isinstance(error, Unavailable):
+    if isinstance(error, (Unavailable, RequestInProgress)):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, UploadConflict):
         headers["Upload-Offset"] = str(error.received)

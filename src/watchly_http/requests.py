@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import suppress
+from hashlib import sha256
 from typing import Final, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, quote
 
@@ -22,11 +23,12 @@ T = TypeVar("T")
 
 Request: TypeAlias = litestar.Request[None, None, State]
 
-#: Where these stand in the scope of a request: its id, whether it is a HEAD that is answered as a GET, and
-#: the name of the header that chose among several forms of the reply.
+#: Where these stand in the scope of a request: its id, whether it is a HEAD that is answered as a GET, the
+#: name of the header that chose among several forms of the reply, and what its body is digested by.
 REQUEST_ID: Final = "watchly.request_id"
 HEAD_ONLY: Final = "watchly.head_only"
 VARY: Final = "watchly.vary"
+_DIGEST: Final = "watchly.digest"
 
 #: Seconds for which the next piece of a body is waited for.
 BODY_WAIT: Final = 30.0
@@ -232,8 +234,35 @@ def require_plain(request: Request) -> None:
         raise UnsupportedMediaType("a Content-Encoding is not accepted here")
 
 
-async def stream(request: Request) -> AsyncIterator[bytes]:
-    """The body of `request` as it arrives.
+class BodyDigest:
+    """A digest of a body, made while it is read."""
+
+    def __init__(self) -> None:
+        self._hash = sha256()
+
+    def update(self, piece: bytes) -> None:
+        """Take in a piece of it."""
+        self._hash.update(piece)
+
+    def hexdigest(self) -> str:
+        """What tells it, as far as it was read, from all others."""
+        return self._hash.hexdigest()
+
+
+def digest_body(request: Request) -> BodyDigest:
+    """A digest of the body of `request`, which goes on when that is read."""
+    digest = request.scope[_DIGEST] = BodyDigest()  # type: ignore[typeddict-unknown-key] # as in `vary`
+    return digest
+
+
+def digest_of(request: Request) -> BodyDigest | None:
+    """The digest of the body of `request`, if somebody wants one."""
+    digest = request.scope.get(_DIGEST)
+    return digest if isinstance(digest, BodyDigest) else None
+
+
+async def stream(request: Request, *, digested: bool = True) -> AsyncIterator[bytes]:
+    """The body of `request` as it arrives, digested unless its reader does that.
 
     Only the waiting for the client counts as its time, not what is done with the pieces in between.
 
@@ -242,6 +271,7 @@ async def stream(request: Request) -> AsyncIterator[bytes]:
         BodyTimeout: the client sent none of it for too long, or sends it too slowly.
     """
     now = asyncio.get_running_loop().time
+    digest = digest_of(request) if digested else None
     received, waited = 0, 0.0
     while True:
         room = BODY_PATIENCE + received / SLOWEST_BODY - waited
@@ -259,9 +289,22 @@ async def stream(request: Request) -> AsyncIterator[bytes]:
         # Servers may leave out both members (ASGI 3.0, HTTP, "Request").
         if body := event.get("body", b""):
             received += len(body)
+            if digest is not None:
+                digest.update(body)
             yield body
         if not event.get("more_body", False):
             return
+
+
+def require_type(request: Request, accepted: Collection[str] = ("application/json",)) -> None:
+    """Refuse a body that is of no accepted type, or is compressed, before anything else of it is looked at.
+
+    Raises:
+        UnsupportedMediaType: it is.
+    """
+    if media_type(request) not in accepted:
+        raise UnsupportedMediaType(f"the Content-Type must be {' or '.join(accepted)}")
+    require_plain(request)
 
 
 async def read_json(
@@ -275,9 +318,7 @@ async def read_json(
         BodyTimeout: the client sent none of it for too long.
         MalformedJSON: it is not JSON.
     """
-    if media_type(request) not in accepted:
-        raise UnsupportedMediaType(f"the Content-Type must be {' or '.join(accepted)}")
-    require_plain(request)
+    require_type(request, accepted)
     return decode_json(await read_body(request, limit))
 
 

@@ -1,4 +1,4 @@
-"""Sweeping while the service runs: images that are due and old events go by themselves."""
+"""Sweeping while the service runs: images that are due, old events and old receipts go by themselves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import structlog
 from watchly_adapters.container import Database
 from watchly_adapters.settings import Settings
 from watchly_core import Catalogue, Gallery
+from watchly_core.catalogue import utc_now
 from watchly_core.errors import WatchlyError
+from watchly_core.receipts import expire_receipts
 from watchly_core.tasks import cancelled
 
 _log = structlog.stdlib.get_logger("watchly.sweeping")
@@ -33,15 +35,22 @@ async def sweeping(
         await cancelled(task)
 
 
+async def drop_old(database: Database, catalogue: Catalogue, settings: Settings) -> int:
+    """Drop receipts that are no longer good, and events that are kept no longer; how many events."""
+    await expire_receipts(database.transactions, utc_now)
+    retention = settings.log_retention
+    return 0 if retention is None else await catalogue.prune(retention)
+
+
 async def _sweep(database: Database, gallery: Gallery, catalogue: Catalogue, settings: Settings) -> None:
-    seconds, retention = settings.sweep_interval.total_seconds(), settings.log_retention
+    seconds = settings.sweep_interval.total_seconds()
     while True:
         # Not all workers at once.
         await asyncio.sleep(seconds * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
         try:
             async with database.alone("sweep") as alone:
+                pruned = await drop_old(database, catalogue, settings) if alone else 0
                 report = await gallery.sweep() if alone else None
-                pruned = await catalogue.prune(retention) if alone and retention is not None else 0
         except WatchlyError as error:
             _log.warning("the sweep failed", reason=str(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, the next sweep may do better

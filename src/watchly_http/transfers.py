@@ -21,10 +21,12 @@ from watchly_core.imports import Form, ImportReport, Row, read_lines, read_rows
 from watchly_core.spools import spooled
 from watchly_http.downloads import Download
 from watchly_http.filters import FILTERS, SORT, read_query
+from watchly_http.idempotency import Sending
 from watchly_http.movies import ANONYMOUS
 from watchly_http.negotiation import Representation, acceptable, sent_form
-from watchly_http.openapi import Operation, Parameter, Reply
-from watchly_http.parts import Catalogue, ImportTurns, RowThreads, Settings
+from watchly_http.openapi import IDEMPOTENCY_KEY, POSITION, Operation, Parameter, Reply
+from watchly_http.parts import Catalogue, ImportTurns, Reading, RowThreads, Settings
+from watchly_http.positions import SEEN, seen_by
 from watchly_http.problems import ImportProblem
 from watchly_http.requests import (
     HEAD_ONLY,
@@ -72,7 +74,7 @@ class TransferController(Controller):
         opt=Operation(
             "exportMovies",
             "Export movies",
-            parameters=(*FILTERS, SORT),
+            parameters=(*FILTERS, SORT, SEEN),
             replies={
                 200: Reply(
                     "The movies in a form that import reads: a JSON object a line, or CSV with a header row.",
@@ -81,10 +83,10 @@ class TransferController(Controller):
                     headers=("Content-Disposition", "Vary"),
                 )
             },
-            problems=("invalid_parameter", "not_acceptable"),
+            problems=("malformed_request", "invalid_parameter", "not_acceptable"),
         ).opt(),
     )
-    async def export(self, request: Request, catalogue: Catalogue, settings: Settings) -> ASGIResponse:
+    async def export(self, request: Request, reading: Reading, settings: Settings) -> ASGIResponse:
         """Send all movies that the filters let through, as of one moment, in the type that Accept asks for.
 
         A reply that was cut short does not end as HTTP says it should: clients can tell.
@@ -92,7 +94,7 @@ class TransferController(Controller):
         form = acceptable(request, (_NDJSON, _CSV))
         query = read_query(request, (*FILTERS, SORT), settings)
         write, name = (write_csv, "movies.csv") if form is _CSV else (write_ndjson, "movies.ndjson")
-        chunks = write(catalogue.export(query))
+        chunks = write(seen_by(request, reading).export(query))
         try:
             # Whatever is wrong shows while there is still time for a problem.
             first = await anext(chunks, b"")
@@ -120,12 +122,17 @@ class TransferController(Controller):
                     "abort",
                 ),
                 Parameter("dry_run", "Whether to check the rows and add nothing.", bool, example=False),
+                IDEMPOTENCY_KEY,
             ),
             body={_NDJSON.media_type: bytes, _CSV.media_type: bytes},
             replies={
-                200: Reply("What was added, and the first thousand rows that were not.", ImportReport),
+                200: Reply(
+                    "What was added, and the first thousand rows that were not.",
+                    ImportReport,
+                    headers=(POSITION,),
+                ),
                 422: Reply(
-                    "Nothing was added: rows break rules, or it cannot be told where rows begin.",
+                    "Nothing was added: rows break rules, or begin who knows where; or the key was used.",
                     ImportProblem,
                     media_types=("application/problem+json",),
                 ),
@@ -152,17 +159,25 @@ class TransferController(Controller):
         on_error = given.get("on_error", _on_error, OnError.ABORT)
         dry_run = given.get("dry_run", flag, default=False)
         given.check()
+        sending = Sending(request, ANONYMOUS)
         largest = settings.max_import_bytes
         require_size(request, largest)
         async with spooled(stream(request), largest, BodyTooLarge(largest)) as (file, _), _turn(import_turns):
             source = _Source(file, form)
-            report = await catalogue.add_many(
-                _rows(source, row_threads),
-                skip_invalid=on_error is OnError.SKIP,
-                dry_run=dry_run,
-                actor=ANONYMOUS,
+            return await sending.once(
+                lambda receipt: catalogue.add_many(
+                    _rows(source, row_threads),
+                    skip_invalid=on_error is OnError.SKIP,
+                    dry_run=dry_run,
+                    actor=ANONYMOUS,
+                    receipt=receipt,
+                ),
+                _report_reply,
             )
-        return Response(_encode(report), media_type=MediaType.JSON, status_code=200)
+
+
+def _report_reply(report: ImportReport) -> Response[bytes]:
+    return Response(_encode(report), media_type=MediaType.JSON, status_code=200)
 
 
 def _on_error(text: str) -> OnError:

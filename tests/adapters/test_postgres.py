@@ -8,7 +8,7 @@ import importlib
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, closing
+from contextlib import aclosing, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Final, LiteralString, cast
 
@@ -24,7 +24,7 @@ from watchly_adapters.postgres import PostgresDatabase, PostgresTransaction, Pos
 from watchly_adapters.postgres.pool import Connection, Pool, connect
 from watchly_adapters.postgres.queries import PostgresMovieQueries
 from watchly_adapters.testing.stores import events_of
-from watchly_core.errors import Misconfigured, MovieNotFound, Unavailable
+from watchly_core.errors import IllegalTransition, Misconfigured, MovieNotFound, Unavailable
 from watchly_core.events import MovieAdded, MovieRevised
 from watchly_core.images import Image, ImageRecord, ImageState, new_key
 from watchly_core.movies import Movie, MovieDraft
@@ -674,6 +674,50 @@ async def test_a_cancelled_write_leaves_nothing_and_the_pool_usable(database_url
             await other.rollback()
         found = await asyncio.wait_for(PostgresMovieQueries(pool).find(MovieQuery()), DEADLINE)
         assert found.data == (held,)
+
+
+async def test_a_server_that_may_only_be_read_is_unavailable_to_writes(database_url: str) -> None:
+    url = make_conninfo(database_url, options="-c default_transaction_read_only=on")
+    async with PostgresDatabase(url) as database:
+        with pytest.raises(Unavailable):
+            async with database.transactions() as tx:
+                await tx.movies.add(HEAT, NOON)
+        assert (await database.queries.find(MovieQuery())).data == ()
+
+
+async def test_a_write_that_is_done_is_told_as_done_when_its_position_cannot_be(empty_database: str) -> None:
+    await migrate(empty_database)
+    with psycopg.connect(empty_database) as connection:
+        connection.execute(
+            "CREATE FUNCTION public.pg_current_wal_flush_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS "
+            "'BEGIN RAISE EXCEPTION ''not told''; END'"
+        )
+    hiding = make_conninfo(empty_database, options="-c search_path=public,pg_catalog")
+    async with PostgresDatabase(hiding) as database:
+        async with database.transactions() as tx:
+            movie = await tx.movies.add(HEAT, NOON)
+        assert await database.queries.get(movie.id) == movie
+        assert database.position is None
+        with pytest.raises(MovieNotFound):
+            async with database.transactions() as tx:
+                await tx.movies.get(movie.id + 1)
+
+
+async def test_a_statement_that_failed_unseen_undoes_its_transaction_and_that_is_told(
+    postgres: PostgresDatabase,
+) -> None:
+    record = ImageRecord(Image(new_key(), 3, 4, "png", 5), ImageState.ATTACHED, 1, None)
+
+    async def write() -> None:
+        async with postgres.transactions() as tx:
+            await tx.movies.add(HEAT, NOON)
+            await tx.images.add(record)
+            with suppress(IllegalTransition):
+                await tx.images.add(record)
+
+    with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+        await write()
+    assert await postgres.queries.count(MovieQuery()) == 0
 
 
 async def test_an_export_that_is_left_gives_its_connection_back(database_url: str) -> None:

@@ -26,6 +26,7 @@ DEFAULTS: Mapping[str, object] = {
     "public_url": "",
     "environment": "development",
     "database_url": None,
+    "read_database_url": None,
     "image_store_url": None,
     "secret_key": None,
     "cors_origins": (),
@@ -38,6 +39,9 @@ DEFAULTS: Mapping[str, object] = {
     "image_grace": timedelta(days=30),
     "log_retention": None,
     "sweep_interval": timedelta(seconds=30),
+    "relay": False,
+    "nats_url": None,
+    "webhook_private": False,
     "log_format": "console",
     "log_level": "info",
 }
@@ -146,6 +150,11 @@ GOOD: list[tuple[str, str, object]] = [
     ("ALLOWED_HOSTS", "films.example,*", ()),
     ("MAX_PAGE_LIMIT", "1", 1),
     ("MAX_PAGE_LIMIT", "10000", 10_000),
+    ("RELAY", "On", True),
+    ("RELAY", "false", False),
+    ("NATS_URL", "nats://u:p@127.0.0.1:4222", "nats://u:p@127.0.0.1:4222"),
+    ("NATS_URL", "tls://a.example,nats://[::1]:4222/", "tls://a.example,nats://[::1]:4222/"),
+    ("WEBHOOK_PRIVATE", "true", True),
     ("LOG_FORMAT", "JSON", "json"),
     ("LOG_LEVEL", "WARNING", "warning"),
     ("LOG_LEVEL", "debug", "debug"),
@@ -257,8 +266,12 @@ EXAMPLES = {
     "WORKERS": "2",
     "PUBLIC_URL": "https://movies.example",
     "ENVIRONMENT": "production",
+    "RELAY": "on",
+    "NATS_URL": "nats://user:password@127.0.0.1:4222",
+    "WEBHOOK_PRIVATE": "on",
     "WATCHLY_HOME": "/srv/watchly",
     "DATABASE_URL": "postgresql://user:password@localhost/watchly",
+    "READ_DATABASE_URL": "postgresql://user:password@replica/watchly",
     "IMAGE_STORE_URL": "file:///srv/images",
     "CLOUDINARY_URL": "cloudinary://key:secret@cloud",
     "SECRET_KEY": "the output of: openssl rand -hex 32",
@@ -293,10 +306,30 @@ BAD: list[tuple[str, str, list[str]]] = [
     ),
     ("ENVIRONMENT", "must be one of development, production", ["staging", "prod"]),
     ("WATCHLY_HOME", _NOBODY, ["~nosuchuser/x"]),
+    ("RELAY", "must be on or off", ["yes", "1", "relay"]),
+    ("WEBHOOK_PRIVATE", "must be on or off", ["10.0.0.0/8"]),
+    (
+        "NATS_URL",
+        "must be a nats:// or tls:// URL, or a comma list of those of a cluster",
+        [
+            "127.0.0.1:4222",
+            "http://h",
+            "nats://",
+            ",",
+            "nats://h,h",
+            "nats://h/films",
+            f"nats://u:{SECRET}@[",
+        ],
+    ),
     (
         "DATABASE_URL",
         _DATABASE,
         ["mysql://h/films", "memory", "postgresql:h", "postgresql://[", *BAD_DATABASE_URLS],
+    ),
+    (
+        "READ_DATABASE_URL",
+        "must be a postgresql:// URL, with odd characters as %XX",
+        ["memory:", "mysql://h/films", "postgresql:h", *BAD_DATABASE_URLS],
     ),
     (
         "IMAGE_STORE_URL",
@@ -397,12 +430,29 @@ def test_a_bad_value_is_one_line_with_the_variable_the_fault_and_an_example(
 
 @pytest.mark.parametrize("variable", set(EXAMPLES) - {"SECRET_KEY"})
 def test_the_examples_are_good_values(variable: str) -> None:
-    read_settings({variable: EXAMPLES[variable]})
+    read_settings({"DATABASE_URL": EXAMPLES["DATABASE_URL"], variable: EXAMPLES[variable]})
 
 
 def test_every_variable_has_a_bad_value_above() -> None:
     read = {variable for variable, _, _ in BAD} | {"HOST"}
     assert {field(variable) for variable in read} == set(Settings.__struct_fields__)
+
+
+# ---- replicas ----
+
+
+@pytest.mark.parametrize("primary", [{}, {"DATABASE_URL": "memory:"}, {"DATABASE_URL": " "}])
+def test_a_replica_without_a_server_that_could_have_one_is_refused(primary: dict[str, str]) -> None:
+    said = said_of({**primary, "READ_DATABASE_URL": f"postgresql://u:{SECRET}@h/films"})
+    assert said.startswith(
+        "READ_DATABASE_URL names a replica, and DATABASE_URL no server that could have one"
+    )
+    assert SECRET not in said
+
+
+def test_a_replica_of_a_server_is_read_from() -> None:
+    given = {"DATABASE_URL": "postgresql://h/films", "READ_DATABASE_URL": "postgresql://r/films"}
+    assert read_settings(given).read_database_url == "postgresql://r/films"
 
 
 # ---- empty ----

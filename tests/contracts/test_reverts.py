@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 from tests.houses import PNG, House, chunks
 
@@ -11,9 +12,11 @@ from watchly_adapters.testing.stores import events_of
 from watchly_core.catalogue import IMAGE_GRACE
 from watchly_core.errors import InvalidMovie, MovieNotFound, VersionConflict
 from watchly_core.events import ImageAttached, MovieAdded, MovieRevised
-from watchly_core.movies import client_fields
+from watchly_core.movies import Movie, client_fields
 
 pytestmark = pytest.mark.anyio
+
+DEADLINE = 30.0
 
 
 async def test_a_movie_becomes_what_it_was(house: House) -> None:
@@ -82,6 +85,17 @@ async def test_a_movie_without_image_is_what_it_was(house: House) -> None:
     assert (reverted.movie.image, reverted.image_lost) == (None, False)
     assert await house.states() == ["discarded"]
     assert await house.disagreements() == []
+
+
+async def test_the_url_of_an_older_systems_image_comes_back(house: House) -> None:
+    old = Movie(7, "Heat", None, None, None, "http://old.example/x.jpg", None, 1, house.now, house.now)
+    async with house.store.transactions() as tx:
+        await tx.movies.restore(old)
+        await tx.events.append(MovieAdded(old.id, 1, house.now, "system", old))
+    await house.gallery().detach(old.id)
+    reverted = (await house.catalogue().revert(old.id, 1)).movie
+    assert (reverted.version, reverted.image_url) == (3, old.image_url)
+    assert await house.catalogue().get(old.id) == reverted
 
 
 async def test_a_removed_movie_comes_back_with_its_image(house: House) -> None:
@@ -157,3 +171,26 @@ async def test_of_reverts_at_once_of_a_removed_movie_one_brings_it_back(house: H
     )
     assert sum(isinstance(each, VersionConflict) for each in done) == 7
     assert [event.version for event in await events_of(catalogue, movie.id)] == [3, 2, 1]
+
+
+async def test_reverts_at_once_that_are_for_any_version_all_succeed(house: House) -> None:
+    catalogue = house.catalogue()
+    movie = await catalogue.add({"title": "Heat"})
+    for removal in (2, 4, 6):
+        await catalogue.remove(movie.id)
+        done = await asyncio.gather(*(catalogue.revert(movie.id, 1) for _ in range(8)))
+        assert {each.movie.version for each in done} == {removal + 1}
+
+
+async def test_a_revert_of_a_row_that_is_behind_its_log_is_refused(house: House) -> None:
+    """As after a restore of the table alone, from a copy that is older than the log."""
+    catalogue = house.catalogue()
+    first = await catalogue.add({"title": "Heat"})
+    for genre in ("Crime", "Drama"):
+        await catalogue.revise(first.id, {"genre": genre})
+    async with house.store.transactions() as tx:
+        await tx.movies.remove(first.id)
+        await tx.movies.restore(msgspec.structs.replace(first, title="Cold"))
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(VersionConflict):
+            await catalogue.revert(first.id, 1)

@@ -9,6 +9,9 @@ from watchly_adapters.testing.image_ledgers import ImageLedgerContract
 from watchly_adapters.testing.movie_lists import MovieListContract
 from watchly_adapters.testing.movie_searches import MovieSearchContract
 from watchly_adapters.testing.movie_stores import MovieStoreContract
+from watchly_adapters.testing.positions import PositionContract
+from watchly_adapters.testing.receipts import ReceiptContract
+from watchly_adapters.testing.relay_ledgers import RelayLedgerContract
 
 
 class _InMemory:
@@ -47,6 +50,14 @@ class TestSearchesInPostgres(_InPostgres, MovieSearchContract):
     pass
 
 
+class TestPositionsInMemory(_InMemory, PositionContract):
+    pass
+
+
+class TestPositionsInPostgres(_InPostgres, PositionContract):
+    pass
+
+
 class TestEventsInMemory(_InMemory, EventLogContract):
     pass
 
@@ -60,4 +71,20 @@ class TestImagesInMemory(_InMemory, ImageLedgerContract):
 
 
 class TestImagesInPostgres(_InPostgres, ImageLedgerContract):
+    pass
+
+
+class TestReceiptsInMemory(_InMemory, ReceiptContract):
+    pass
+
+
+class TestReceiptsInPostgres(_InPostgres, ReceiptContract):
+    pass
+
+
+class TestRelaysInMemory(_InMemory, RelayLedgerContract):
+    pass
+
+
+class TestRelaysInPostgres(_InPostgres, RelayLedgerContract):
     pass

@@ -23,12 +23,13 @@ VARYING = (
     (r"\w{3}, \d\d \w{3} \d{4} [\d:]+ GMT", "DATE"),
     (r"\b[0-9a-f]{32}\b", "KEY"),
     (r'"bytes":\d+', '"bytes":SIZE'),
+    (r"\b[0-9A-F]+/[0-9A-F]+$", "POSITION"),
 )
 
 
 def _steady(text: str) -> list[str]:
     for pattern, name in VARYING:
-        text = re.sub(pattern, name, text)
+        text = re.sub(pattern, name, text, flags=re.MULTILINE)
     return [line.rstrip() for line in text.splitlines()]
 
 

@@ -109,7 +109,7 @@ class Havoc:
 
     def _kill_worker(self) -> None:
         with self._killing:
-            ready = [pid for pid in workers(self._service) if not self._killed or _age(pid) > _GROWN_UP]
+            ready = [pid for pid in workers(self._service) if not self._killed or grown_up(pid)]
             if not ready:
                 self._end_all()
                 return
@@ -148,6 +148,11 @@ def workers(service: Service) -> list[int]:
     pid = service.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in children.split() if _is_worker(int(child))]
+
+
+def grown_up(pid: int) -> bool:
+    """Whether a worker has lived so long that its supervisor takes its death for an accident."""
+    return _age(pid) > _GROWN_UP
 
 
 def _is_worker(pid: int) -> bool:

@@ -33,10 +33,15 @@ def database_url(server_url: str) -> Iterator[str]:
     """A database of its own: the run counts what is in it, and cuts every connection to it."""
     with new_database(server_url) as url:
         asyncio.run(migrate(url))
-        parts = conninfo_to_dict(url)
-        yield "postgresql://?" + "&".join(
-            f"{name}={quote(str(value), safe='')}" for name, value in parts.items()
-        )
+        yield as_url(url)
+
+
+def as_url(conninfo: str) -> str:
+    """The same as DATABASE_URL takes it."""
+    parts = conninfo_to_dict(conninfo)
+    return "postgresql://?" + "&".join(
+        f"{name}={quote(str(value), safe='')}" for name, value in parts.items()
+    )
 
 
 @pytest.mark.parametrize("store", ["cloudinary", "files"])

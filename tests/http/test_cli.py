@@ -12,12 +12,12 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote, urlencode
 
 import httpx
 import psycopg
 import pytest
-from tests.services import EMPTY, WATCHLY, Service, environment, run, wait_until
+from tests.brokers import Nats
+from tests.services import EMPTY, WATCHLY, Service, as_url, environment, run, wait_until
 
 from watchly_adapters.embedded import EmbeddedPostgres
 from watchly_adapters.settings import load_settings
@@ -59,7 +59,22 @@ def titles(home: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "serve", "migrate", "import", "export", "sweep", "reindex", "rebuild", "doctor"]
+    "command",
+    [
+        "",
+        "serve",
+        "migrate",
+        "import",
+        "export",
+        "sweep",
+        "reindex",
+        "rebuild",
+        "doctor",
+        "relay",
+        "webhook add",
+        "webhook list",
+        "webhook remove",
+    ],
 )
 def test_every_command_explains_itself_with_examples(command: str) -> None:
     shown = run(*command.split(), "--help")
@@ -72,7 +87,7 @@ def test_every_command_explains_itself_with_examples(command: str) -> None:
 def test_sample_is_imported_exported_and_imported_again(home: Path, tmp_path: Path) -> None:
     imported = run("import", "--sample", WATCHLY_HOME=str(home))
     assert (imported.returncode, imported.stdout) == (0, "")
-    with Path("src/watchly_http/sample.csv").open(encoding="utf-8", newline="") as file:
+    with Path("src/watchly_http/cli/sample.csv").open(encoding="utf-8", newline="") as file:
         films = list(csv.DictReader(file))
     assert len(films) >= 250
     assert imported.stderr == f"movies added: {len(films)}, rows rejected: 0\n"
@@ -268,7 +283,7 @@ def test_serve_on_the_fakes_needs_nothing(tmp_path: Path) -> None:
 
 
 def test_serve_on_a_named_database_migrates_it(empty_database: str, tmp_path: Path) -> None:
-    url = _as_url(empty_database)
+    url = as_url(empty_database)
     variables = {"DATABASE_URL": url, "SECRET_KEY": "k" * 32, "WATCHLY_HOME": str(tmp_path / "home")}
     with Service(tmp_path / "log", **variables) as service:
         assert httpx.post(f"{service.url}/api/movies", json={"title": "Heat"}).status_code == 201
@@ -329,13 +344,6 @@ def test_a_reader_that_leaves_early_is_told_nothing(home: Path) -> None:
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (1, b"")
-
-
-def _as_url(conninfo: str) -> str:
-    """A URL for a conninfo string, as DATABASE_URL wants one."""
-    parts = psycopg.conninfo.conninfo_to_dict(conninfo)
-    rest = urlencode({key: str(value) for key, value in parts.items() if key not in {"user", "dbname"}})
-    return f"postgresql://{quote(str(parts.get('user', '')))}@/{parts['dbname']}?{rest}"
 
 
 def test_a_quote_that_is_never_closed_ends_the_import_whatever_is_skipped(home: Path, tmp_path: Path) -> None:
@@ -415,6 +423,23 @@ def test_a_service_that_is_stopped_while_it_starts_is_no_failure(fresh_home: Pat
     assert not (fresh_home / "postgres/data/postmaster.pid").exists()
 
 
+def test_sweep_drops_old_events_and_receipts_as_well(home: Path, tmp_path: Path) -> None:
+    with Service(tmp_path / "log", WATCHLY_HOME=str(home), SWEEP_INTERVAL="0") as service:
+        movies = f"{service.url}/api/movies"
+        movie = httpx.post(movies, json={"title": "Ran"}, headers={"idempotency-key": "k"})
+        httpx.patch(f"{service.url}{movie.headers['location']}", json={"genre": "Drama"})
+        assert len(httpx.get(f"{service.url}/api/changes").json()["data"]) == 2
+    with EmbeddedPostgres(home) as url, psycopg.connect(url, autocommit=True) as connection:
+        assert connection.execute("UPDATE receipts SET expires_at = now()").rowcount == 1
+
+        kept = run("sweep", WATCHLY_HOME=str(home))
+        swept = run("sweep", WATCHLY_HOME=str(home), LOG_RETENTION="0")
+
+        assert (kept.returncode, kept.stderr) == (0, "images deleted: 0, to be tried again: 0\n")
+        assert swept.stderr == "events pruned: 1\nimages deleted: 0, to be tried again: 0\n"
+        assert connection.execute("SELECT count(*) FROM receipts").fetchone() == (0,)
+
+
 def test_sweep_goes_on_until_nothing_is_due(home: Path) -> None:
     with EmbeddedPostgres(home) as url, psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
@@ -425,8 +450,21 @@ def test_sweep_goes_on_until_nothing_is_due(home: Path) -> None:
     assert (swept.returncode, swept.stderr) == (0, "images deleted: 1200, to be tried again: 0\n")
 
 
+def test_doctor_asks_the_broker_and_does_not_show_its_password(home: Path, tmp_path: Path) -> None:
+    with Nats(tmp_path, "--user", "films", "--pass", "s3cret") as broker:
+        url = broker.url.replace("nats://", "nats://films:s3cret@")
+        well = run("doctor", WATCHLY_HOME=str(home), NATS_URL=url, COLUMNS="200")
+        assert well.returncode == 0
+        assert f"NATS at {broker.url.removeprefix('nats://')}" in well.stdout
+        assert "s3cret" not in well.stdout + well.stderr
+    gone = run("doctor", WATCHLY_HOME=str(home), NATS_URL=url, COLUMNS="200")
+    assert gone.returncode == 1
+    assert "FAILS: broker: nobody answers there" in gone.stdout
+    assert "s3cret" not in gone.stdout + gone.stderr
+
+
 def test_doctor_changes_nothing(empty_database: str, tmp_path: Path) -> None:
-    variables = {"DATABASE_URL": _as_url(empty_database), "WATCHLY_HOME": str(tmp_path), "COLUMNS": "200"}
+    variables = {"DATABASE_URL": as_url(empty_database), "WATCHLY_HOME": str(tmp_path), "COLUMNS": "200"}
     shown = run("doctor", **variables)
     assert shown.returncode == 1
     assert "not migrated: 0001_movies" in shown.stdout
@@ -451,7 +489,7 @@ def test_rows_of_other_programs_are_found_after_a_reindex(home: Path) -> None:
 def test_reindex_brings_an_old_table_up_to_date_and_counts_its_rows(
     empty_database: str, tmp_path: Path
 ) -> None:
-    variables = {"DATABASE_URL": _as_url(empty_database), "WATCHLY_HOME": str(tmp_path)}
+    variables = {"DATABASE_URL": as_url(empty_database), "WATCHLY_HOME": str(tmp_path)}
     with psycopg.connect(empty_database, autocommit=True) as connection:
         connection.execute(
             "CREATE TABLE movies (id serial PRIMARY KEY, title varchar(255) NOT NULL, description text,"

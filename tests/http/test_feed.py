@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
@@ -78,6 +78,9 @@ class Queries:
         self.reads = 0
         self.error: Exception | None = None
 
+    def at(self, position: str) -> Self:  # noqa: ARG002 - the port's
+        return self
+
     async def get(self, movie_id: int) -> Movie:
         return await self._queries.get(movie_id)
 
@@ -104,6 +107,11 @@ class Queries:
         if self.error is not None:
             raise self.error
         return await self._queries.changes(query)
+
+    async def last_change(self) -> int:
+        if self.error is not None:
+            raise self.error
+        return await self._queries.last_change()
 
 
 class House:

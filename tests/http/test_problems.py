@@ -42,6 +42,9 @@ class Broken:
     def __init__(self, error: Exception) -> None:
         self._error = error
         self.queries: MovieQueries = BrokenQueries(error)
+        self.reads = self.queries
+        self.position = None
+        self.replica_answers = None
         self.signal = Signal()
 
     async def __aenter__(self) -> Self:
@@ -71,6 +74,9 @@ class BrokenQueries:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
+    def at(self, position: str) -> Self:  # noqa: ARG002 - the port's
+        return self
+
     async def get(self, movie_id: int) -> Movie:  # noqa: ARG002 - the port's
         raise self._error
 
@@ -96,6 +102,9 @@ class BrokenQueries:
         raise self._error
 
     async def changes(self, query: ChangeQuery) -> Changes:  # noqa: ARG002 - the port's
+        raise self._error
+
+    async def last_change(self) -> int:
         raise self._error
 
 

@@ -59,6 +59,9 @@ class Queries:
     def __init__(self, queries: MovieQueries) -> None:
         self._queries = queries
 
+    def at(self, position: str) -> Self:  # noqa: ARG002 - the port's
+        return self
+
     async def get(self, movie_id: int) -> Movie:
         return await self._queries.get(movie_id)
 
@@ -78,6 +81,9 @@ class Queries:
 
     async def changes(self, query: ChangeQuery) -> Changes:
         return await self._queries.changes(query)
+
+    async def last_change(self) -> int:
+        return await self._queries.last_change()
 
     async def export(self, query: MovieQuery) -> AsyncGenerator[list[MovieDraft], None]:
         number = 0
@@ -107,6 +113,9 @@ class OddDatabase:
     def __init__(self) -> None:
         self._database = MemoryDatabase()
         self.queries: MovieQueries = Queries(self._database.queries)
+        self.reads = self.queries
+        self.position = None
+        self.replica_answers = None
         self.transactions = self._database.transactions
         self.signal = self._database.signal
 

@@ -390,7 +390,8 @@ async def test_only_imports_whose_rows_are_read_begin_a_transaction(
 
         async with asyncio.timeout(PATIENCE):
             # On the fakes writers wait for each other: the imports that begin do not get to their end.
-            async with container.database().transactions():
+            async with container.database().transactions() as tx:
+                await tx.images.of_movie(1)  # from here on the others wait
                 going, refused = {post() for _ in range(6)}, set[asyncio.Task[Response]]()
                 while len(refused) < 4:
                     done, going = await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)

@@ -19,16 +19,24 @@ from watchly_adapters.memory import (
     MemoryTransactions,
 )
 from watchly_adapters.memory.events import MemoryEvents
+from watchly_adapters.memory.receipts import MemoryReceipts
+from watchly_adapters.memory.relays import MemoryRelayLedger
+from watchly_adapters.nats import NatsPublisher
 from watchly_adapters.pillow import PillowInspector
 from watchly_adapters.postgres import PostgresDatabase, PostgresTransaction, PostgresTransactions
 from watchly_adapters.postgres.events import PostgresEvents
 from watchly_adapters.postgres.images import PostgresImageLedger
 from watchly_adapters.postgres.movies import PostgresMovies
 from watchly_adapters.postgres.queries import PostgresMovieQueries
+from watchly_adapters.postgres.receipts import PostgresReceipts
+from watchly_adapters.postgres.relays import PostgresRelayLedger
+from watchly_adapters.postgres.replicas import ReplicaQueries
 from watchly_adapters.testing.histories import StoreFactory
 from watchly_adapters.testing.image_stores import ServedStore
 from watchly_adapters.testing.image_uploads import ReceivingStore
+from watchly_adapters.testing.positions import PositionedStore
 from watchly_adapters.testing.stores import Store
+from watchly_adapters.webhooks import WebhookPublisher
 from watchly_core.catalogue import Catalogue, utc_now
 from watchly_core.gallery import Gallery
 from watchly_core.ports import (
@@ -43,16 +51,26 @@ from watchly_core.ports import (
     Interruptible,
     MovieQueries,
     MovieRepository,
+    Publisher,
+    Receipts,
+    RelayLedger,
     Transaction,
     Transactions,
 )
 
-MOVIE_QUERIES: Final[Sequence[type[MovieQueries]]] = (MemoryMovieQueries, PostgresMovieQueries)
+MOVIE_QUERIES: Final[Sequence[type[MovieQueries]]] = (
+    MemoryMovieQueries,
+    PostgresMovieQueries,
+    ReplicaQueries,
+)
 TRANSACTIONS: Final[Sequence[type[Transactions]]] = (MemoryTransactions, PostgresTransactions)
 TRANSACTION: Final[Sequence[type[Transaction]]] = (MemoryTransaction, PostgresTransaction)
 MOVIE_REPOSITORIES: Final[Sequence[type[MovieRepository]]] = (MemoryMovies, PostgresMovies)
 EVENT_LOGS: Final[Sequence[type[EventLog]]] = (MemoryEvents, PostgresEvents)
 IMAGE_LEDGERS: Final[Sequence[type[ImageLedger]]] = (MemoryImageLedger, PostgresImageLedger)
+RECEIPTS: Final[Sequence[type[Receipts]]] = (MemoryReceipts, PostgresReceipts)
+RELAY_LEDGERS: Final[Sequence[type[RelayLedger]]] = (MemoryRelayLedger, PostgresRelayLedger)
+PUBLISHERS: Final[Sequence[type[Publisher]]] = (NatsPublisher, WebhookPublisher)
 IMAGE_STORES: Final[Sequence[type[ImageStore]]] = (MemoryImages, FilesystemImages, CloudinaryImages)
 IMAGE_FILES: Final[Sequence[type[ImageFiles]]] = (MemoryImages, FilesystemImages)
 IMAGE_UPLOADS: Final[Sequence[type[ImageUploads]]] = (MemoryImages, FilesystemImages)
@@ -62,6 +80,7 @@ IMAGE_INSPECTORS: Final[Sequence[type[ImageInspector]]] = (HeaderInspector, Pill
 CLOCKS: Final[Sequence[Clock]] = (utc_now,)
 
 STORES: Final[Sequence[type[Store]]] = (MemoryDatabase, PostgresDatabase)
+POSITIONED_STORES: Final[Sequence[type[PositionedStore]]] = (MemoryDatabase, PostgresDatabase)
 STORE_FACTORIES: Final[Sequence[StoreFactory]] = (MemoryDatabase,)
 SERVED_STORES: Final[Sequence[type[ServedStore]]] = (MemoryImages, FilesystemImages)
 RECEIVING_STORES: Final[Sequence[type[ReceivingStore]]] = (MemoryImages, FilesystemImages)

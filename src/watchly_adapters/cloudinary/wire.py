@@ -9,25 +9,14 @@ it ends when its time is over.
 from __future__ import annotations
 
 import secrets
-import socket
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from types import TracebackType
-from typing import IO, Final, NamedTuple, Self
+from typing import IO, Final, NamedTuple
 
 import cloudinary
-from urllib3 import (
-    HTTPConnectionPool,
-    HTTPSConnectionPool,
-    PoolManager,
-    ProxyManager,
-    encode_multipart_formdata,
-)
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3 import PoolManager, ProxyManager, encode_multipart_formdata
+from urllib3.exceptions import HTTPError
 
+from watchly_adapters.connections import Deadlines, Pool, SecurePool
 from watchly_core.errors import Unavailable
 
 #: An answer is a page of JSON; what is longer is none.
@@ -80,19 +69,13 @@ class Wire:
             if proxy
             else PoolManager(maxsize=connections, cert_reqs="CERT_REQUIRED", ca_certs=certificates)
         )
-        self._pools.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+        self._pools.pool_classes_by_scheme = {"http": Pool, "https": SecurePool}
         self._agent = str(cloudinary.get_user_agent())
-        self._lock = threading.Lock()
-        self._under_way: set[_Deadline] = set()
-        self._closed = False
+        self._deadlines = Deadlines()
 
     def close(self) -> None:
         """Cut the requests under way, and send no more."""
-        with self._lock:
-            self._closed = True
-            under_way = tuple(self._under_way)
-        for deadline in under_way:
-            deadline.cut()
+        self._deadlines.close()
         self._pools.clear()
 
     def ask(self, request: Request, *, wait: float, whole: float) -> Answer:
@@ -103,7 +86,7 @@ class Wire:
         """
         form, headers = _form(request) if request.fields else (None, {})
         try:
-            with _Deadline(whole) as deadline, self._noted(deadline):
+            with self._deadlines.begun(whole) as deadline:
                 reply = self._pools.request(
                     "GET" if form is None else "POST",
                     request.url,
@@ -119,7 +102,7 @@ class Wire:
                     # Only what was not read to its end is still connected.
                     reply.close()
         except (HTTPError, OSError) as error:
-            if self._closed:
+            if self._deadlines.closed:
                 words = "its store is closed"
             else:
                 words = f"no answer within {whole:.3g} s" if deadline.passed else str(error)
@@ -128,19 +111,6 @@ class Wire:
         if deadline.passed or len(body) > _LONGEST_ANSWER:
             raise Unavailable("image_store", "Cloudinary's answer does not end")
         return Answer(reply.status, reply.headers, body)
-
-    @contextmanager
-    def _noted(self, deadline: _Deadline) -> Iterator[None]:
-        """Let `close` cut a request while it is under way."""
-        with self._lock:
-            if self._closed:
-                raise ConnectionAbortedError
-            self._under_way.add(deadline)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._under_way.discard(deadline)
 
 
 def _form(request: Request) -> tuple[Iterator[bytes], dict[str, str]]:
@@ -170,104 +140,3 @@ def _pieces(head: bytes, file: File | None, end: bytes) -> Iterator[bytes]:
         yield piece
         left -= len(piece)
     yield end
-
-
-class _Deadline:
-    """Cuts the connection of a request at a moment, however much is being sent or received.
-
-    The timeouts of sockets begin anew with each byte, so that a server that answers slowly enough would
-    hold a thread for ever.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.passed = False
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self._timer = threading.Timer(seconds, self.cut)
-        self._timer.daemon = True
-
-    def __enter__(self) -> Self:
-        self._token = _DEADLINE.set(self)
-        self._timer.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._timer.cancel()
-        self.holds_for(None)
-        _DEADLINE.reset(self._token)
-
-    def holds_for(self, connected: socket.socket | None) -> None:
-        """Watch over this socket from now on, be it connecting still; over none if it is None.
-
-        Raises:
-            TimeoutError: the moment has passed.
-        """
-        with self._lock:
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
-            if connected is None:
-                return
-            if self.passed:
-                raise TimeoutError("the time of the request is over")
-            # A handle of its own: TLS takes the first one over, and is not to be disturbed by another thread.
-            self._socket = socket.socket(fileno=socket.dup(connected.fileno()))
-
-    def cut(self) -> None:
-        """End the request now."""
-        with self._lock:
-            self.passed = True
-            if self._socket is not None:
-                with suppress(OSError):
-                    self._socket.shutdown(socket.SHUT_RDWR)
-
-
-#: The deadline of the request that this thread is sending; urllib3 has no way to pass one along.
-_DEADLINE: Final[ContextVar[_Deadline]] = ContextVar("deadline")
-
-
-class _Connection(HTTPConnection):
-    """One that tells the deadline of each request that it carries."""
-
-    def _new_conn(self) -> socket.socket:
-        """Connect as the base class does, but let the deadline know a socket before it is connected."""
-        try:
-            found = socket.getaddrinfo(self.host.strip("[]"), self.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise NewConnectionError(self, str(error)) from None
-        failure = "the host has no address"
-        for family, kind, protocol, _, address in found:
-            connected = socket.socket(family, kind, protocol)
-            try:
-                for option in self.socket_options or ():
-                    connected.setsockopt(*option)
-                connected.settimeout(self.timeout)
-                _DEADLINE.get().holds_for(connected)
-                connected.connect(address)
-            except OSError as error:
-                connected.close()
-                failure = str(error)
-            else:
-                return connected
-        raise NewConnectionError(self, failure)
-
-    def putrequest(
-        self, method: str, url: str, skip_host: bool = False, skip_accept_encoding: bool = False
-    ) -> None:
-        if self.sock is not None:
-            _DEADLINE.get().holds_for(self.sock)
-        super().putrequest(method, url, skip_host, skip_accept_encoding)
-
-
-class _SecureConnection(_Connection, HTTPSConnection):
-    """The same over TLS."""
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection

@@ -1,12 +1,13 @@
 """Every port in memory: transactional, fast, and proven equal to the real adapters by `testing`.
 
-Transactions run one after another, each waiting for the one before it, so a task must not begin a
-second one inside the first.
+Transactions run one after another, each waiting for the one before it when it first does anything but claim
+a receipt, so a task must not begin a second one inside the first.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -19,7 +20,15 @@ import msgspec
 
 from watchly_adapters.memory.events import Log, MemoryEvents
 from watchly_adapters.memory.images import MemoryImages
-from watchly_core.errors import IllegalTransition, ImageNotFound, MovieNotFound, VersionConflict
+from watchly_adapters.memory.receipts import MemoryReceipts, ReceiptBook
+from watchly_adapters.memory.relays import MemoryRelayLedger, RelayTables
+from watchly_core.errors import (
+    IllegalTransition,
+    ImageNotFound,
+    InvalidPosition,
+    MovieNotFound,
+    VersionConflict,
+)
 from watchly_core.events import Change, ChangeQuery, Changes
 from watchly_core.images import ImageRecord
 from watchly_core.movies import Movie, MovieDraft, client_fields, created
@@ -28,6 +37,8 @@ from watchly_core.text import Tier, entries, matches, title_key, vocabulary
 from watchly_core.text import similar as similar_words
 
 __all__ = ["MemoryDatabase", "MemoryImages"]
+
+_POSITION = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 #: Movies that an export gives at once.
 _EXPORT_BATCH = 500
@@ -40,16 +51,27 @@ class MemoryDatabase:
 
     Attributes:
         queries: satisfies `ports.MovieQueries`.
+        reads: the same; there is no replica.
         transactions: satisfies `ports.Transactions`.
         signal: satisfies `ports.ChangeSignal`.
     """
 
     def __init__(self) -> None:
         tables = _Tables()
-        self.queries = MemoryMovieQueries(tables)
+        self.queries = self.reads = MemoryMovieQueries(tables)
         self.transactions = MemoryTransactions(tables)
         self.signal = tables.log.signal
+        self._tables = tables
         self._tasks: set[str] = set()
+
+    @property
+    def position(self) -> str:
+        """See `ports.MovieQueries.at`: how many transactions were committed."""
+        return str(self._tables.commits)
+
+    @property
+    def replica_answers(self) -> None:
+        """There is none."""
 
     async def __aenter__(self) -> Self:
         """Do nothing."""
@@ -84,8 +106,11 @@ class _Tables:
         self.ids: list[int] = []
         self.log = Log()
         self.images: dict[str, ImageRecord] = {}
+        self.receipts = ReceiptBook()
+        self.relays = RelayTables()
         self._entries: dict[int, tuple[Movie, list[str]]] = {}
         self.last_id = 0
+        self.commits = 0
         self.writing = asyncio.Lock()
 
     def next_id(self) -> int:
@@ -102,6 +127,7 @@ class _Tables:
         return found
 
     def commit(self, tx: MemoryTransaction) -> None:
+        self.commits += 1
         for movie_id, movie in tx.movies.changes.items():
             if movie is not None:
                 if movie_id not in self.movies:
@@ -116,6 +142,27 @@ class _Tables:
                 self.images[key] = record
             else:
                 self.images.pop(key, None)
+        tx.receipts.commit()
+        tx.relays.commit()
+
+
+class _Turn:
+    """The turn of a transaction among all of them: awaited when it needs it, and ended once."""
+
+    def __init__(self, writing: asyncio.Lock) -> None:
+        self._writing = writing
+        self._come = False
+
+    async def __call__(self) -> None:
+        """Wait for it, unless it has come."""
+        if not self._come:
+            await self._writing.acquire()
+            self._come = True
+
+    def end(self) -> None:
+        """Let the next one have its turn."""
+        if self._come:
+            self._writing.release()
 
 
 class MemoryMovieQueries:
@@ -123,6 +170,12 @@ class MemoryMovieQueries:
 
     def __init__(self, tables: _Tables) -> None:
         self._tables = tables
+
+    def at(self, position: str) -> Self:
+        """See the port."""
+        if _POSITION.fullmatch(position) is None:
+            raise InvalidPosition("no write has returned such a position")
+        return self
 
     async def get(self, movie_id: int) -> Movie:
         """See the port."""
@@ -159,6 +212,10 @@ class MemoryMovieQueries:
         """See the port."""
         changes = self._tables.log.of_movie(movie_id)[::-1]
         return [change for change in changes if before is None or change.event.version < before][:limit]
+
+    async def last_change(self) -> int:
+        """See the port."""
+        return self._tables.log.last
 
     async def changes(self, query: ChangeQuery) -> Changes:
         """See the port."""
@@ -224,30 +281,37 @@ class MemoryTransactions:
     @asynccontextmanager
     async def __call__(self) -> AsyncIterator[MemoryTransaction]:
         """See the port."""
-        async with self._tables.writing:
-            tx = MemoryTransaction(self._tables)
+        turn = _Turn(self._tables.writing)
+        tx = MemoryTransaction(self._tables, turn)
+        try:
             yield tx
             self._tables.commit(tx)
+        finally:
+            tx.receipts.release()
+            turn.end()
 
 
 class MemoryTransaction:
     """Satisfies `ports.Transaction`: what it changes is kept apart until the commit."""
 
-    def __init__(self, tables: _Tables) -> None:
-        self.movies = MemoryMovies(tables)
-        self.events = MemoryEvents(tables.log)
-        self.images = MemoryImageLedger(tables)
+    def __init__(self, tables: _Tables, turn: _Turn) -> None:
+        self.movies = MemoryMovies(tables, turn)
+        self.events = MemoryEvents(tables.log, turn)
+        self.images = MemoryImageLedger(tables, turn)
+        self.receipts = MemoryReceipts(tables.receipts)
+        self.relays = MemoryRelayLedger(tables.relays, turn)
 
 
 class MemoryMovies:
     """Satisfies `ports.MovieRepository`."""
 
-    def __init__(self, tables: _Tables) -> None:
-        self._tables = tables
+    def __init__(self, tables: _Tables, turn: _Turn) -> None:
+        self._tables, self._turn = tables, turn
         self.changes: dict[int, Movie | None] = {}
 
     async def add(self, draft: MovieDraft, at: datetime) -> Movie:
         """See the port."""
+        await self._turn()
         movie = created(self._tables.next_id(), draft, at)
         self.changes[movie.id] = movie
         return movie
@@ -258,6 +322,7 @@ class MemoryMovies:
 
     async def get(self, movie_id: int) -> Movie:
         """See the port."""
+        await self._turn()
         movie = (self.changes if movie_id in self.changes else self._tables.movies).get(movie_id)
         if movie is None:
             raise MovieNotFound(movie_id)
@@ -286,12 +351,13 @@ class MemoryMovies:
 class MemoryImageLedger:
     """Satisfies `ports.ImageLedger`."""
 
-    def __init__(self, tables: _Tables) -> None:
-        self._tables = tables
+    def __init__(self, tables: _Tables, turn: _Turn) -> None:
+        self._tables, self._turn = tables, turn
         self.changes: dict[str, ImageRecord | None] = {}
 
     async def add(self, record: ImageRecord) -> None:
         """See the port."""
+        await self._turn()
         key = record.image.key
         if self._find(key) is not None:
             raise IllegalTransition(f"image {key} is noted already")
@@ -299,6 +365,7 @@ class MemoryImageLedger:
 
     async def get(self, key: str) -> ImageRecord:
         """See the port."""
+        await self._turn()
         record = self._find(key)
         if record is None:
             raise ImageNotFound(f"no image has the key {key}")
@@ -306,6 +373,7 @@ class MemoryImageLedger:
 
     async def of_movie(self, movie_id: int) -> Sequence[ImageRecord]:
         """See the port."""
+        await self._turn()
         return sorted(
             (record for record in self._records() if record.movie_id == movie_id),
             key=lambda record: record.image.key,
@@ -318,6 +386,7 @@ class MemoryImageLedger:
 
     async def due(self, now: datetime, limit: int) -> Sequence[ImageRecord]:
         """See the port."""
+        await self._turn()
         waiting = [
             (record.due_at, record.image.key, record)
             for record in self._records()
@@ -327,11 +396,13 @@ class MemoryImageLedger:
 
     async def dead(self, limit: int) -> Sequence[ImageRecord]:
         """See the port."""
+        await self._turn()
         dead = [record for record in self._records() if record.is_dead]
         return sorted(dead, key=lambda record: record.image.key)[:limit]
 
     async def remove(self, key: str) -> None:
         """See the port."""
+        await self._turn()
         self.changes[key] = None
 
     def _find(self, key: str) -> ImageRecord | None:

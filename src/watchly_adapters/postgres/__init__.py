@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from watchly_adapters.postgres.events import PostgresEvents
 from watchly_adapters.postgres.images import PostgresImageLedger
@@ -13,11 +13,15 @@ from watchly_adapters.postgres.migrate import migrate
 from watchly_adapters.postgres.movies import PostgresMovies
 from watchly_adapters.postgres.numbering import Listening, Numbering
 from watchly_adapters.postgres.pool import HostConnection, Pool
+from watchly_adapters.postgres.positions import Positions
 from watchly_adapters.postgres.queries import PostgresMovieQueries
+from watchly_adapters.postgres.receipts import PostgresReceipts
+from watchly_adapters.postgres.relays import PostgresRelayLedger
+from watchly_adapters.postgres.replicas import Replica, ReplicaQueries
+from watchly_adapters.postgres.turns import turn
+from watchly_core.ports import MovieQueries
 
 __all__ = ["PostgresDatabase", "PostgresTransaction", "migrate"]
-
-_TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
 
 
 class PostgresDatabase:
@@ -29,33 +33,55 @@ class PostgresDatabase:
     Args:
         url: a PostgreSQL URL or conninfo string.
         max_size: connections at most.
+        replica_url: that of a streaming replica of it; it need not be reachable.
 
     Attributes:
         queries: satisfies `ports.MovieQueries`.
+        reads: satisfies `ports.MovieQueries` as well, and leaves to the replica what may be a little old.
         transactions: satisfies `ports.Transactions`.
         signal: satisfies `ports.ChangeSignal`.
     """
 
-    def __init__(self, url: str, *, max_size: int = 10) -> None:
+    def __init__(self, url: str, *, max_size: int = 10, replica_url: str | None = None) -> None:
         self._pool = Pool(url, max_size=max_size)
         self.queries = PostgresMovieQueries(self._pool)
         self._numbering = Numbering(self._pool)
-        self.transactions = PostgresTransactions(self._pool, self._numbering.kick)
+        self._positions = Positions()
+        self.transactions = PostgresTransactions(self._pool, self._numbering.kick, self._positions)
         self.signal = Listening(url)
+        self.reads: MovieQueries = self.queries
+        self._replica: Replica | None = None
+        if replica_url is not None:
+            self._replica = Replica(replica_url, self._pool, max_size=max_size)
+            self.reads = ReplicaQueries(self._replica, self.queries)
 
     async def __aenter__(self) -> Self:
         """Open the pool."""
         await self._pool.open()
         self._numbering.start()
+        if self._replica is not None:
+            self._replica.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the pool."""
+        if self._replica is not None:
+            await self._replica.stop()
         await self.signal.stop()
         await self._numbering.stop()
         await self._pool.close()
+
+    @property
+    def position(self) -> str | None:
+        """See `ports.MovieQueries.at`: the newest position that a transaction of this object has reached."""
+        return self._positions.newest
+
+    @property
+    def replica_answers(self) -> bool | None:
+        """Whether the replica answers at present; None if there is none."""
+        return None if self._replica is None else self._replica.pool is not None
 
     async def ping(self) -> None:
         """Ask the database for a sign of life.
@@ -65,17 +91,9 @@ class PostgresDatabase:
         """
         await self._pool.read(lambda connection: connection.execute("SELECT 1"))
 
-    @asynccontextmanager
-    async def alone(self, task: str) -> AsyncIterator[bool]:
-        """Whether nobody else is at `task`, on this database, until the block ends; it holds a connection.
-
-        Raises:
-            Unavailable: the database does not answer.
-        """
-        # A lock of the transaction: one of the session would not survive a pooler in front of the server.
-        async with self._pool.transaction() as connection:
-            cursor = await connection.execute(_TRY_LOCK, (f"watchly.{task}",))
-            yield await cursor.fetchone() == (True,)
+    def alone(self, task: str) -> AbstractAsyncContextManager[bool]:
+        """Whether nobody else is at `task`, on this database, until the block ends; see `turns.turn`."""
+        return turn(self._pool, task)
 
 
 class PostgresTransactions:
@@ -84,15 +102,22 @@ class PostgresTransactions:
     Args:
         pool: connections.
         on_appended: called after each commit of events.
+        positions: told where each transaction has got.
     """
 
-    def __init__(self, pool: Pool, on_appended: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        on_appended: Callable[[], None] = lambda: None,
+        positions: Positions | None = None,
+    ) -> None:
         self._pool, self._on_appended = pool, on_appended
+        self._positions = positions or Positions()
 
     @asynccontextmanager
     async def __call__(self) -> AsyncIterator[PostgresTransaction]:
         """See the port."""
-        async with self._pool.transaction() as connection:
+        async with self._pool.transaction(self._positions.transaction) as connection:
             tx = PostgresTransaction(connection, remembers=True)
             yield tx
             await tx.movies.tell_planner()
@@ -113,3 +138,5 @@ class PostgresTransaction:
         self.movies = PostgresMovies(connection, remembers=remembers)
         self.events = PostgresEvents(connection)
         self.images = PostgresImageLedger(connection)
+        self.receipts = PostgresReceipts(connection)
+        self.relays = PostgresRelayLedger(connection)

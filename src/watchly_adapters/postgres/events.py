@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, LiteralString
 
 import msgspec
+from psycopg.errors import UniqueViolation
 from psycopg.rows import args_row, scalar_row, tuple_row
 
 from watchly_adapters.postgres.pool import Connection, HostConnection, cursor
-from watchly_core.errors import ChangesGone
+from watchly_core.errors import ChangesGone, VersionConflict
 from watchly_core.events import (
     MAX_SEQ,
     Change,
@@ -61,6 +63,9 @@ _PRUNE: Final = """
     SELECT count(*) FROM pruned
 """
 
+#: How a server names the movie and the version that an event has already, in whatever language.
+_TAKEN: Final = re.compile(r"\)=\((\d+), (\d+)\)")
+
 #: From this many on, COPY is cheaper than statements.
 _BULK: Final = 20
 
@@ -90,14 +95,19 @@ class PostgresEvents:
     async def append(self, *events: Event) -> None:
         """See the port."""
         self.appended = True
-        async with cursor(self._connection, tuple_row) as sink:
-            if len(events) < _BULK:
-                for event in events:
-                    await sink.execute(_APPEND, _row(event))
-                return
-            async with sink.copy(_LOAD) as copy:
-                for event in events:
-                    await copy.write_row(_row(event))
+        try:
+            async with cursor(self._connection, tuple_row) as sink:
+                if len(events) < _BULK:
+                    for event in events:
+                        await sink.execute(_APPEND, _row(event))
+                    return
+                async with sink.copy(_LOAD) as copy:
+                    for event in events:
+                        await copy.write_row(_row(event))
+        except UniqueViolation as error:
+            taken = _TAKEN.search(error.diag.message_detail or "")
+            movie_id, version = map(int, taken.groups()) if taken else (events[0].movie_id, events[0].version)
+            raise VersionConflict(movie_id, version - 1, version) from None
 
     async def get(self, movie_id: int, version: int) -> Event | None:
         """See the port."""
@@ -128,15 +138,21 @@ async def read_history(
         return await asked.fetchall()
 
 
+async def read_last(connection: Connection) -> int:
+    """The last number that was given."""
+    async with cursor(connection, scalar_row) as asked:
+        await asked.execute(_LAST)
+        last: int | None = await asked.fetchone()
+        return last or 0
+
+
 async def read_changes(connection: Connection, query: ChangeQuery) -> Changes:
     """The next changes of all movies that have their numbers.
 
     Raises:
         ChangesGone: some of them were pruned.
     """
-    async with cursor(connection, scalar_row) as asked:
-        await asked.execute(_LAST)
-        last: int = await asked.fetchone() or 0
+    last = await read_last(connection)
     statement = _CHANGES
     parameters: list[int | list[str]] = [query.after, last]
     if query.movie_id is not None:

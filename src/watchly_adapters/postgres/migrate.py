@@ -55,6 +55,17 @@ _SET_TIMEOUTS: Final = """
 # Otherwise a server notices that its client was killed when it has done, and holds the lock until then.
 _SET_CHECK: Final = "SET client_connection_check_interval = '5s'"
 
+# The table was there, and the log still is.
+_GONE: Final = """
+    SELECT to_regclass('watchly_migrations') IS NOT NULL AND to_regclass('events') IS NOT NULL
+        AND to_regclass('movies') IS NULL
+"""
+#: What of `schema.sql` goes with the table of movies when it is dropped.
+_OF_MOVIES: Final = re.compile(
+    r"^CREATE (?:TABLE movies|INDEX \w+ ON movies|TRIGGER \w+ BEFORE \w+ ON movies)\s.*?;$",
+    re.MULTILINE | re.DOTALL,
+)
+
 #: The file that makes the columns which `reindex` fills.
 _SEARCH: Final = 5
 
@@ -119,6 +130,11 @@ async def migrate(url: str, *, wait: float = START_WAIT) -> list[str]:
             await _set_up(connection)
             await _lock(connection)
             await _require_utf8(connection)
+            if await _is_gone(connection):
+                raise Misconfigured(
+                    "DATABASE_URL: the table of movies is gone from this database, but not its log: "
+                    "`watchly rebuild --apply` restores it"
+                )
             with _refused("this database cannot be migrated"):
                 await connection.execute(_CREATE)
             applied = await _applied(connection)
@@ -132,6 +148,35 @@ async def migrate(url: str, *, wait: float = START_WAIT) -> list[str]:
                     await _apply(connection, migration)
             await _fill(connection)
             return [_label(migration) for migration in missing]
+
+
+async def restore_table(url: str, *, apply: bool, wait: float = START_WAIT) -> bool:
+    """Whether the table of movies was dropped while its log stayed; with `apply` it is made anew, empty.
+
+    What other programs had set on it, such as rights, does not come back.
+
+    Raises:
+        Misconfigured, Unavailable: as for `migrate`.
+    """
+    connection = await connect(url, wait=wait)
+    with translated():
+        async with connection:
+            gone = await _is_gone(connection)
+            if gone and apply:
+                await _set_up(connection)
+                await _lock(connection)
+                if not await _is_gone(connection):
+                    return True  # somebody else was faster
+                schema = files("watchly_adapters.postgres").joinpath("schema.sql").read_text("utf-8")
+                with _refused("the table of movies cannot be made anew"):
+                    async with connection.transaction():
+                        for statement in _OF_MOVIES.findall(schema):
+                            await connection.execute(statement.encode())
+            return gone
+
+
+async def _is_gone(connection: Connection) -> bool:
+    return await (await connection.execute(_GONE)).fetchone() == (True,)
 
 
 async def pending(url: str, *, wait: float = START_WAIT) -> list[str]:

@@ -50,16 +50,17 @@ _ADD: Final = (
     """
     + _UNKNOWN
 )
-# The sequence of an adopted table may have any name.
-_NEXT_IDS: Final = """
-    SELECT nextval(coalesce(
+#: The sequence of the ids: that of an adopted table may have any name.
+IDS: Final = """
+    coalesce(
         pg_get_serial_sequence('movies', 'id')::regclass,
         (SELECT d.refobjid::regclass FROM pg_attrdef a
          JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid
          JOIN pg_class c ON c.oid = d.refobjid AND c.relkind = 'S'
          WHERE a.adrelid = 'movies'::regclass AND d.refclassid = 'pg_class'::regclass)
-    )) FROM generate_series(1, %s)
+    )
 """
+_NEXT_IDS: Final = "SELECT nextval(" + IDS + ") FROM generate_series(1, %s)"
 _LOAD: Final = """
     COPY movies (
         id, title, description, release_year, genre, version, created_at, updated_at,

@@ -42,6 +42,8 @@ _LISTEN: Final = "LISTEN watchly_changes"
 _BATCH: Final = 1_000
 #: Seconds after which a process looks for events whose writer ended before it had them numbered.
 _LOOK: Final = 1.0
+#: Seconds between two rounds: what is written meanwhile shares the next one.
+_REST: Final = 0.02
 #: Seconds after which readers look by themselves: notifications do not get through some poolers.
 _LISTENED: Final = 5.0
 #: Seconds before a connection that was lost is made anew.
@@ -101,9 +103,11 @@ class Numbering:
                 async with asyncio.timeout(_LOOK):
                     await self._written.wait()
             self._written.clear()
-            # What fails is tried again after a look, or by the next writer or reader.
-            with suppress(WatchlyError):
+            # What fails is tried again after a look, or by the next writer or reader: also what a server
+            # refuses for a while, such as to write.
+            with suppress(WatchlyError, psycopg.Error):
                 await number(self._pool)
+            await asyncio.sleep(_REST)
 
 
 class Listening(Signal):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Final, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import AsyncCursor
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import IdleInTransactionSessionTimeout, ReadOnlySqlTransaction
 from psycopg.pq import Format
 from psycopg.rows import AsyncRowFactory, TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
@@ -23,6 +24,8 @@ RowT_co = TypeVar("RowT_co", covariant=True)
 Connection: TypeAlias = psycopg.AsyncConnection[TupleRow]
 #: A connection whose rows may be of any kind.
 HostConnection: TypeAlias = psycopg.AsyncConnection[object]
+#: Runs a block inside a transaction on a connection.
+Begin: TypeAlias = Callable[[Connection], AbstractAsyncContextManager[object]]
 
 #: Seconds for which a database that cannot be reached at start is asked again.
 START_WAIT: Final = 30.0
@@ -49,6 +52,7 @@ _FINAL: Final = (
 
 #: What a failure means by the class of its SQLSTATE (PostgreSQL manual, appendix A).
 _BY_CLASS: Final = {
+    "25": "the transaction was ended by the server, or may only read there",
     "40": "another transaction was in the way and this one was undone",
     "53": "the server is out of a resource",
     "54": "a limit of the server was passed",
@@ -65,7 +69,14 @@ def translated() -> Iterator[None]:
         yield
     except (PoolTimeout, TooManyRequests) as error:
         raise Unavailable("database", "no connection became free in time") from error
-    except (psycopg.OperationalError, psycopg.InterfaceError, PoolClosed) as error:
+    except (
+        psycopg.OperationalError,
+        psycopg.InterfaceError,
+        # To psycopg these are none of the above: a session ended, and a server that is about to be replaced.
+        IdleInTransactionSessionTimeout,
+        ReadOnlySqlTransaction,
+        PoolClosed,
+    ) as error:
         raise Unavailable("database", _explain(error)) from error
 
 
@@ -90,10 +101,10 @@ def address(url: str) -> str:
     return f"{host}{port}/{parts.get('dbname') or parts.get('user') or ''}"
 
 
-async def connect(url: str, *, wait: float = START_WAIT) -> Connection:
+async def connect(url: str, *, wait: float = START_WAIT, variable: str = "DATABASE_URL") -> Connection:
     """Open a connection in autocommit mode.
 
-    A server that cannot be reached is asked again for `wait` seconds.
+    A server that cannot be reached is asked again for `wait` seconds. `variable` is where `url` comes from.
 
     Raises:
         Misconfigured: `url` is none, or the server refuses it for good.
@@ -103,7 +114,7 @@ async def connect(url: str, *, wait: float = START_WAIT) -> Connection:
         conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         raise Misconfigured(
-            "DATABASE_URL is not a PostgreSQL URL; an example: postgresql://user:password@localhost/watchly"
+            f"{variable} is not a PostgreSQL URL; an example: postgresql://user:password@localhost/watchly"
         ) from None
     deadline = asyncio.get_running_loop().time() + wait
     while True:
@@ -118,12 +129,11 @@ async def connect(url: str, *, wait: float = START_WAIT) -> Connection:
         except psycopg.OperationalError as error:
             reason = _reason(error)
             if any(phrase in reason for phrase in _FINAL):
-                raise Misconfigured(
-                    f"DATABASE_URL: {address(url)} refuses the connection: {reason}"
-                ) from error
+                raise Misconfigured(f"{variable}: {address(url)} refuses the connection: {reason}") from error
             if asyncio.get_running_loop().time() + _START_INTERVAL > deadline:
+                patience = f" within {wait:g} s" if wait else ""
                 raise Unavailable(
-                    "database", f"{address(url)} could not be reached within {wait:g} s: {reason}"
+                    "database", f"{address(url)} could not be reached{patience}: {reason}"
                 ) from error
         await asyncio.sleep(_START_INTERVAL)
 
@@ -133,11 +143,6 @@ def _reason(error: psycopg.OperationalError) -> str:
     hints = ("\t", "DETAIL:", "HINT:")
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(hints)]
     return lines[-1].strip() if lines else "no reason given"
-
-
-async def _configure(connection: Connection) -> None:
-    # Where transactions are serializable, looking up words would undo all writers but one.
-    await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
 
 
 class Pool:
@@ -163,7 +168,7 @@ class Pool:
                 "client_encoding": "utf8",
                 "connect_timeout": _CONNECT_TIMEOUT,
             },
-            configure=_configure,
+            configure=self._configure,
             name="watchly",
         )
         self._streams = asyncio.Semaphore(max(1, max_size // 2))
@@ -177,10 +182,13 @@ class Pool:
         await self._pool.close()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
+    async def transaction(
+        self, begin: Begin = lambda connection: connection.transaction()
+    ) -> AsyncIterator[Connection]:
         """Lend a connection inside a transaction, which commits when the block ends normally.
 
-        A connection that turns out to have died when the transaction begins is replaced: nothing was sent.
+        `begin` says how. A connection that turns out to have died when the transaction begins is replaced:
+        nothing was sent.
 
         Raises:
             Unavailable: none is free in time, or it was lost on the way.
@@ -188,12 +196,12 @@ class Pool:
         with translated():
             async with AsyncExitStack() as stack:
                 try:
-                    connection = await self._begin(stack)
+                    connection = await self._begin(stack, begin)
                 except (PoolTimeout, TooManyRequests, PoolClosed):
                     raise
                 except psycopg.OperationalError:
                     await self._pool.check()
-                    connection = await self._begin(stack)
+                    connection = await self._begin(stack, begin)
                 try:
                     yield connection
                 except psycopg.OperationalError:
@@ -222,10 +230,15 @@ class Pool:
         finally:
             self._streams.release()
 
-    async def _begin(self, stack: AsyncExitStack) -> Connection:
+    async def _configure(self, connection: Connection) -> None:
+        """Prepare a new connection."""
+        # Where transactions are serializable, looking up words would undo all writers but one.
+        await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+
+    async def _begin(self, stack: AsyncExitStack, begin: Begin) -> Connection:
         async with AsyncExitStack() as attempt:
             connection = await attempt.enter_async_context(self._pool.connection())
-            await attempt.enter_async_context(connection.transaction())
+            await attempt.enter_async_context(begin(connection))
             stack.push_async_exit(attempt.pop_all())
             return connection
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
-from typing import Final, LiteralString, TypeAlias
+from typing import Final, LiteralString, Self, TypeAlias
 
 import msgspec
 from psycopg import sql
 from psycopg.rows import args_row, scalar_row, tuple_row
 
-from watchly_adapters.postgres.events import read_changes, read_history
+from watchly_adapters.postgres.events import read_changes, read_history, read_last
 from watchly_adapters.postgres.movies import (
     COLUMNS,
     CREATED_AT,
@@ -27,6 +27,7 @@ from watchly_adapters.postgres.movies import (
 )
 from watchly_adapters.postgres.numbering import number
 from watchly_adapters.postgres.pool import Connection, Pool, cursor
+from watchly_adapters.postgres.positions import read_position
 from watchly_adapters.postgres.vocabulary import meant
 from watchly_core.errors import MovieNotFound
 from watchly_core.events import Change, ChangeQuery, Changes
@@ -86,6 +87,11 @@ class PostgresMovieQueries:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+
+    def at(self, position: str) -> Self:
+        """See the port; the primary knows of every write."""
+        read_position(position)
+        return self
 
     async def get(self, movie_id: int) -> Movie:
         """See the port."""
@@ -188,6 +194,11 @@ class PostgresMovieQueries:
         """See the port."""
         await number(self._pool)
         return await self._pool.read(lambda connection: read_changes(connection, query))
+
+    async def last_change(self) -> int:
+        """See the port."""
+        await number(self._pool)
+        return await self._pool.read(read_last)
 
 
 def _draft(title: str, description: str | None, release_year: int | None, genre: str | None) -> MovieDraft:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -11,9 +10,10 @@ from psycopg.rows import args_row, scalar_row
 
 from watchly_adapters.postgres.events import as_event
 from watchly_adapters.postgres.images import PostgresImageLedger
-from watchly_adapters.postgres.movies import COLUMNS, PostgresMovies, movie_cursor
+from watchly_adapters.postgres.migrate import migrate, restore_table
+from watchly_adapters.postgres.movies import COLUMNS, IDS, PostgresMovies, movie_cursor
 from watchly_adapters.postgres.pool import START_WAIT, Connection, connect, cursor, translated
-from watchly_core.errors import ImageNotFound, MovieNotFound
+from watchly_core.errors import ImageNotFound, VersionConflict
 from watchly_core.events import Event, MovieRemoved
 from watchly_core.images import Image, ImageRecord, ImageState
 from watchly_core.movies import Movie
@@ -26,9 +26,23 @@ _NEWEST: Final = """
     FROM events WHERE movie_id = ANY(%s) ORDER BY movie_id, version DESC
 """
 _ROWS: Final = "SELECT" + COLUMNS + "FROM movies WHERE id = ANY(%s) ORDER BY id FOR UPDATE"
-_UNKNOWN: Final = """
-    SELECT count(*) FROM movies WHERE NOT EXISTS (SELECT FROM events WHERE movie_id = movies.id)
+_COUNT: Final = """
+    SELECT count(*), count(*) FILTER (WHERE kind <> 'movie_removed')
+    FROM (SELECT DISTINCT ON (movie_id) kind FROM events ORDER BY movie_id, version DESC) AS newest
 """
+# A table that was emptied may have begun to count anew, and a table that was dropped has.
+_RAISE_IDS: Final = (
+    """
+    SELECT setval(ids, last) FROM (
+        SELECT
+    """
+    + IDS
+    + """
+        AS ids, (SELECT max(movie_id) FROM events) AS last
+    ) AS known
+    WHERE last > coalesce(pg_sequence_last_value(ids), 0)
+"""
+)
 
 #: Movies that are compared in one transaction.
 _BATCH: Final = 500
@@ -42,26 +56,25 @@ class Comparison(msgspec.Struct, frozen=True):
         missing: they are in the log, and not in the table.
         different: they are in both, and not the same.
         removed: they are in the table, and gone by the log.
-        unknown: they are in the table, and the log has never heard of them; `reindex` tells it.
     """
 
     movies: int = 0
     missing: int = 0
     different: int = 0
     removed: int = 0
-    unknown: int = 0
 
     @property
     def agree(self) -> bool:
         """Whether both tell the same."""
-        return not (self.missing or self.different or self.removed or self.unknown)
+        return not (self.missing or self.different or self.removed)
 
 
 async def rebuild(url: str, *, apply: bool, wait: float = START_WAIT) -> Comparison:
     """Compare the table of movies with the log, and with `apply` make it what the log says.
 
-    Others may read and write meanwhile. What the log has never heard of stays as it is. Images come back
-    to their movies as long as the image store has them.
+    Others may read and write meanwhile. Before that the schema is brought up to date, and the log is told
+    what other programs wrote, see `migrate`; a table that was dropped is made anew. Images come back to
+    their movies as long as the image store has them.
 
     Args:
         url: a PostgreSQL URL or conninfo string.
@@ -72,16 +85,32 @@ async def rebuild(url: str, *, apply: bool, wait: float = START_WAIT) -> Compari
         Misconfigured: `url` is none, or the server refuses it for good.
         Unavailable: the server could not be reached in time, or was lost; what was done so far stays.
     """
+    gone = await restore_table(url, apply=apply, wait=wait)
+    if apply or not gone:
+        await migrate(url, wait=wait)
     connection = await connect(url, wait=wait)
     with translated():
         async with connection:
+            if gone and not apply:
+                row = await (await connection.execute(_COUNT)).fetchone()
+                return Comparison(*row) if row else Comparison()
             found, last = Comparison(), 0
+            brought_back: set[int] = set()
             while ids := await _ids(connection, last):
-                async with connection.transaction():
-                    found = await _compare(connection, ids, found, apply=apply)
-                last = ids[-1]
-            row = await (await connection.execute(_UNKNOWN)).fetchone()
-    return msgspec.structs.replace(found, unknown=row[0] if row else 0)
+                try:
+                    async with connection.transaction():
+                        found = await _compare(connection, ids, found, apply=apply)
+                except VersionConflict as conflict:
+                    # Somebody did so when this would have: now it is there to be compared. If it is not,
+                    # the table holds more to be unique than ids.
+                    if conflict.movie_id in brought_back:
+                        raise
+                    brought_back.add(conflict.movie_id)
+                else:
+                    last = ids[-1]
+            if apply:
+                await connection.execute(_RAISE_IDS)
+    return found
 
 
 async def _ids(connection: Connection, after: int) -> list[int]:
@@ -103,12 +132,12 @@ async def _compare(
     missing = different = removed = 0
     for event in events:
         row = rows.get(event.movie_id)
-        told = None if isinstance(event, MovieRemoved) else event.movie
+        told = _told(event)
         missing += told is not None and row is None
         removed += told is None and row is not None
         different += told is not None and row is not None and told != row
         if apply and told != row:
-            await _restore(connection, event, told)
+            await _restore(connection, event, row)
     return msgspec.structs.replace(
         found,
         movies=found.movies + len(events),
@@ -118,15 +147,27 @@ async def _compare(
     )
 
 
-async def _restore(connection: Connection, event: Event, told: Movie | None) -> None:
-    movies = PostgresMovies(connection)
-    # Not replaced: a row that keeps its version is taken for another program's write.
-    with suppress(MovieNotFound):
+def _told(event: Event) -> Movie | None:
+    """The movie after the newest event of it; None if it is gone."""
+    return None if isinstance(event, MovieRemoved) else event.movie
+
+
+async def _restore(connection: Connection, event: Event, row: Movie | None) -> None:
+    """Make `row`, which is held, what its newest event says."""
+    movies, told = PostgresMovies(connection), _told(event)
+    if told is None:
         await movies.remove(event.movie_id)
-    if told is not None:
+        return
+    if row is None:
         await movies.restore(told)
-        if told.image is not None:
-            await _attach(PostgresImageLedger(connection), told.id, told.image)
+    else:
+        # Never removed: rows of other programs may go with it. Twice, for a row that keeps its version is
+        # taken for another program's write.
+        between = max(row.version, told.version) + 1
+        await movies.replace(msgspec.structs.replace(told, version=between))
+        await movies.replace(told)
+    if told.image is not None:
+        await _attach(PostgresImageLedger(connection), told.id, told.image)
 
 
 async def _attach(ledger: PostgresImageLedger, movie_id: int, image: Image) -> None:

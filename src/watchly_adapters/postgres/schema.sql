@@ -79,6 +79,18 @@ CREATE TABLE change_log (
 );
 INSERT INTO change_log DEFAULT VALUES;
 
+CREATE TABLE receipts (
+    actor text COLLATE "C" NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    digest bytea NOT NULL,
+    status integer NOT NULL,
+    headers json NOT NULL,
+    body bytea NOT NULL,
+    expires_at timestamptz NOT NULL,
+    PRIMARY KEY (actor, key)
+);
+CREATE INDEX receipts_expires_at ON receipts (expires_at);
+
 CREATE TABLE trigrams (
     trigram text COLLATE "C" NOT NULL,
     word text COLLATE "C" NOT NULL,
@@ -143,3 +155,30 @@ WHEN (
     AND NEW.updated_at IS DISTINCT FROM OLD.updated_at
 )
 EXECUTE FUNCTION watchly_keep_updated_at();
+
+CREATE TABLE relay_targets (
+    name text PRIMARY KEY,
+    url text,
+    secret text,
+    position bigint NOT NULL,
+    version bigint NOT NULL,
+    failures integer NOT NULL,
+    failing_since timestamptz,
+    due_at timestamptz,
+    reason text NOT NULL
+);
+
+CREATE TABLE relay_letters (
+    target text NOT NULL REFERENCES relay_targets ON DELETE CASCADE,
+    seq bigint NOT NULL,
+    message_id text NOT NULL,
+    movie_id integer NOT NULL,
+    kind text NOT NULL,
+    body text NOT NULL,
+    due_at timestamptz,
+    attempts integer NOT NULL,
+    reason text NOT NULL,
+    PRIMARY KEY (target, seq)
+);
+CREATE INDEX relay_letters_waiting ON relay_letters (target, movie_id, seq) WHERE due_at IS NOT NULL;
+CREATE INDEX relay_letters_dead ON relay_letters (target, seq) WHERE due_at IS NULL;

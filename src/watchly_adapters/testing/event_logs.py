@@ -86,6 +86,24 @@ class EventLogContract(StoreContract):
                 raise Failure
         assert await events_of(store.queries, movie.id) == []
 
+    async def test_a_version_is_taken_once(self, store: Store) -> None:
+        (first,) = await added(store, 1)
+        with pytest.raises(VersionConflict):
+            async with store.transactions() as tx:
+                await tx.events.append(first)
+        second = MovieRemoved(first.movie_id, 2, NOON, "system", first.movie)
+        with pytest.raises(VersionConflict):
+            async with store.transactions() as tx:
+                await tx.events.append(second, second)
+        many = [
+            MovieRemoved(first.movie_id, version, NOON, "system", first.movie) for version in range(30, 0, -1)
+        ]
+        with pytest.raises(VersionConflict) as conflict:
+            async with store.transactions() as tx:
+                await tx.events.append(*many)
+        assert (conflict.value.movie_id, conflict.value.current) == (first.movie_id, 1)
+        assert await events_of(store.queries, first.movie_id) == [first]
+
     async def test_events_are_seen_when_the_transaction_commits(self, store: Store) -> None:
         async with store.transactions() as tx:
             movie = await tx.movies.add(HEAT, NOON)
@@ -130,6 +148,13 @@ class EventLogContract(StoreContract):
     async def test_an_empty_log_has_an_end_too(self, store: Store) -> None:
         assert await store.queries.changes(ChangeQuery()) == Changes((), 0)
         assert await store.queries.changes(ChangeQuery(after=5, movie_id=1)) == Changes((), 5)
+        assert await store.queries.last_change() == 0
+
+    async def test_the_last_change_is_known_as_soon_as_it_is_committed(self, store: Store) -> None:
+        await added(store, 3)
+        assert await store.queries.last_change() == 3
+        await added(store, 1)
+        assert await store.queries.last_change() == 4
 
     async def test_changes_of_one_movie_and_of_some_kinds(self, store: Store) -> None:
         first, second = await added(store, 2)
@@ -248,6 +273,7 @@ class EventLogContract(StoreContract):
             assert gone.value.horizon == 3
         assert await store.queries.changes(ChangeQuery(after=3)) == Changes((Change(4, fourth),), 4)
         assert await events_of(store.queries, second.movie_id) == [second]
+        assert await store.queries.last_change() == 4
         (fifth,) = await added(store, 1)
         assert (await store.queries.changes(ChangeQuery(after=4))).data == (Change(5, fifth),)
 

@@ -1,0 +1,152 @@
+"""Commands that tell others of changes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from watchly_http.cli.console import read_settings, refuse_memory, say
+
+if TYPE_CHECKING:
+    from watchly_adapters.settings import Settings
+    from watchly_core.webhooks import Webhooks
+
+
+@click.command()
+@click.option("--retry-dead", is_flag=True, help="Make messages due again that were given up, and end.")
+def relay(*, retry_dead: bool) -> None:
+    """Tell the broker of NATS_URL, and all webhooks, of every change, until told to stop.
+
+    Of all processes that do so, `serve` with RELAY=on among them, one is at work at a time; another takes
+    over when it ends.
+
+    \b
+    Examples:
+      NATS_URL=nats://127.0.0.1:4222 watchly relay
+      watchly relay --retry-dead
+    """
+    from watchly_http import logs
+    from watchly_http.running import running_database
+
+    settings = read_settings()
+    refuse_memory(settings)
+    with running_database(settings) as (prepared, _):
+        if retry_dead:
+            say(f"messages due again: {asyncio.run(_revive(prepared))}")
+            return
+        logs.configure(prepared)
+        asyncio.run(_relay(prepared))
+
+
+async def _revive(settings: Settings) -> int:
+    from watchly_http.running import entered
+
+    async with entered(settings) as container:
+        return await container.relay().revive()
+
+
+async def _relay(settings: Settings) -> None:
+    from watchly_http.relaying import relaying
+    from watchly_http.running import entered
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with entered(settings) as container, relaying(container):
+        say("relaying")
+        await stop.wait()
+
+
+@click.group()
+def webhook() -> None:
+    """Webhooks: URLs that `relay` tells of every change, by signed requests (standardwebhooks.com).
+
+    What is shown is JSON, one object a line.
+    """
+
+
+@webhook.command(name="add")
+@click.argument("url")
+@click.option("--secret", help="whsec_ and 24 to 64 bytes in base64; without, a new one is made.")
+@click.option("--all", "everything", is_flag=True, help="Tell it of all changes since the first one.")
+def add_webhook(url: str, secret: str | None, *, everything: bool) -> None:
+    """Tell URL of what changes from now on; shows its id, and its secret for this one time.
+
+    A URL on a private address is refused unless WEBHOOK_PRIVATE is on.
+
+    \b
+    Example:
+      watchly webhook add https://films.example/hook
+    """
+    from watchly_adapters.webhooks import refuse_private
+
+    settings = read_settings()
+    if not settings.webhook_private:
+        refuse_private(url)
+
+    async def add(webhooks: Webhooks) -> None:
+        target = await webhooks.add(url, secret, everything=everything)
+        _show({"id": target.name, "url": target.url, "secret": target.secret})
+
+    _on_webhooks(settings, add)
+
+
+@webhook.command(name="list")
+def list_webhooks() -> None:
+    """Show all webhooks: how far they were told, what waits for them, what was given up, what is wrong.
+
+    \b
+    Example:
+      watchly webhook list
+    """
+
+    async def show(webhooks: Webhooks) -> None:
+        for each in await webhooks.listed():
+            target, letters = each.target, each.letters
+            _show(
+                {
+                    "id": target.name,
+                    "url": target.url,
+                    "position": target.position,
+                    "waiting": letters.waiting,
+                    "dead": letters.dead,
+                    "failing_since": target.failing_since,
+                    "reason": target.reason or None,
+                }
+            )
+
+    _on_webhooks(read_settings(), show)
+
+
+@webhook.command(name="remove")
+@click.argument("name", metavar="ID")
+def remove_webhook(name: str) -> None:
+    """Forget a webhook, and what waits for it.
+
+    \b
+    Example:
+      watchly webhook remove webhook-0a1b2c3d
+    """
+    _on_webhooks(read_settings(), lambda webhooks: webhooks.remove(name))
+
+
+def _on_webhooks(settings: Settings, do: Callable[[Webhooks], Awaitable[None]]) -> None:
+    from watchly_http.running import entered, running_database
+
+    async def run(prepared: Settings) -> None:
+        async with entered(prepared) as container:
+            await do(container.webhooks())
+
+    refuse_memory(settings)
+    with running_database(settings) as (prepared, _):
+        asyncio.run(run(prepared))
+
+
+def _show(line: object) -> None:
+    import msgspec
+
+    click.echo(msgspec.json.encode(line))

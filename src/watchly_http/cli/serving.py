@@ -1,0 +1,105 @@
+"""Commands that run something: the service, and what helps to develop against it."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import click
+
+from watchly_http.cli.console import read_settings, say
+
+if TYPE_CHECKING:
+    from watchly_adapters.settings import Settings
+
+
+@click.command()
+@click.option("--host", help="Address to listen at (HOST).")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen at (PORT); 0 takes a free one.")
+@click.option("--workers", type=click.IntRange(1, 512), help="Processes that answer requests (WORKERS).")
+def serve(host: str | None, port: int | None, workers: int | None) -> None:
+    """Serve the REST API until it is told to stop.
+
+    \b
+    Examples:
+      watchly serve
+      watchly serve --port 8080 --workers 4
+      DATABASE_URL=memory: watchly serve
+    """
+    import msgspec
+
+    from watchly_http import logs
+    from watchly_http.running import serving
+
+    settings = read_settings()
+    settings = msgspec.structs.replace(
+        settings,
+        host=host or settings.host,
+        port=settings.port if port is None else port,
+        # The fakes live in the memory of one process.
+        workers=1 if settings.in_memory else workers or settings.workers,
+    )
+    logs.configure(settings)
+    # The framework takes as long to load as the database to start: do both at once.
+    loading = threading.Thread(target=importlib.import_module, args=("watchly_http.app",))
+    loading.start()
+    # Before there is anything to drain, every way of asking for a stop is the same.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        with ExitStack() as stack:
+            prepared, keep = serving(settings, stack)
+            loading.join()
+            sys.exit(_run(prepared, keep))
+    except KeyboardInterrupt:
+        sys.exit(0)
+    finally:
+        loading.join()  # a module that is still loading takes the end of the interpreter for a fault
+
+
+def _run(settings: Settings, keep: Callable[[], None] | None) -> int:
+    from litestar import Litestar
+
+    from watchly_adapters.container import Container
+    from watchly_http.app import create_app
+    from watchly_http.server import serve as serve_workers
+
+    def load_app() -> Litestar:
+        return create_app(Container(settings=settings))
+
+    return serve_workers(
+        load_app,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        drain_timeout=settings.drain_timeout.total_seconds(),
+        notice=1.0 if settings.environment == "production" else 0.0,
+        on_listening=lambda url: say(f"Watchly answers at {url} (documentation: {url}/docs)"),
+        keep=keep,
+    )
+
+
+@click.group()
+def dev() -> None:
+    """Tools for development."""
+
+
+@dev.command()
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), default=0, help="Port to listen at; 0 takes a free one."
+)
+def cloudinary(port: int) -> None:
+    """Run a small Cloudinary on this machine, which forgets everything when it stops.
+
+    \b
+    Example:
+      watchly dev cloudinary --port 5001
+    """
+    from watchly_adapters.testing.cloudinary import run_cloudinary
+
+    run_cloudinary(port, show=click.echo, say=say)
