@@ -42,8 +42,6 @@ _READERS: Final = 2
 #: Seconds between signs of life, and before a database that does not answer is asked again.
 HEARTBEAT: Final = 15.0
 _PAUSE: Final = 1.0
-#: Seconds before a read that came from behind what was read already is done again.
-_BEHIND: Final = 0.05
 #: Milliseconds after which clients come back; at a stop they do not come back all at once.
 _RETRY: Final = 3_000
 _RETRY_AT_STOP: Final = (1_000, 5_000)
@@ -262,7 +260,6 @@ class Stream:
         """What is in the log up to where the others are."""
         page, joined = self._first, None
         while not self.ended:
-            behind = joined is not None and page.next_after <= self._position
             self._position = max(self._position, page.next_after)
             if page.data:
                 yield b"".join(_frame(change).text for change in page.data)
@@ -271,8 +268,6 @@ class Stream:
                     joined = await self._feed.join(self)
                 if joined is not None and self._position >= joined:
                     return
-                if behind:  # a replica answered
-                    await asyncio.sleep(_BEHIND)
                 page = await self._feed.read(msgspec.structs.replace(self._query, after=self._position))
             except ChangesGone:
                 self.end()
