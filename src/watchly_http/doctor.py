@@ -115,16 +115,8 @@ def _broker(settings: Settings) -> str:
 def _ask_broker(settings: Settings) -> str:
     if settings.nats_url is None:
         return ""
-    asyncio.run(_connect(settings.nats_url))
+    asyncio.run(make_broker(settings.nats_url).ping())
     return "answers"
-
-
-async def _connect(nats_url: str) -> None:
-    publisher = make_broker(nats_url)
-    try:
-        await publisher.ping()
-    finally:
-        await publisher.close()
 
 
 def _secret(settings: Settings) -> str:
