@@ -173,13 +173,7 @@ class Container(containers.DeclarativeContainer):
         image_grace=settings.provided.image_grace,
     )
     #: Of the queries that leave to a replica what may be a little old: for readers who do not write.
-    reading = providers.Singleton(
-        Catalogue,
-        database.provided.reads,
-        database.provided.transactions,
-        images=images,
-        image_grace=settings.provided.image_grace,
-    )
+    reading = providers.Singleton(Catalogue.over, catalogue, database.provided.reads)
     gallery = providers.Singleton(
         Gallery,
         database.provided.queries,

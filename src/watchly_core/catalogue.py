@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from contextlib import aclosing
+from copy import copy
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -107,13 +108,13 @@ class Catalogue:
         Raises:
             InvalidPosition: no write has returned such a one.
         """
-        return Catalogue(
-            self._queries.at(position),
-            self._transactions,
-            images=self._store,
-            clock=self._clock,
-            image_grace=self._grace,
-        )
+        return self.over(self._queries.at(position))
+
+    def over(self, queries: MovieQueries) -> Catalogue:
+        """This catalogue over another read side of its store."""
+        catalogue = copy(self)
+        catalogue._queries = queries  # noqa: SLF001 - one of us
+        return catalogue
 
     async def get(self, movie_id: int) -> Movie:
         """The movie with this id.
