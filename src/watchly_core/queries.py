@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, total_ordering
@@ -14,6 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from watchly_core.errors import Fault, InvalidQuery
 from watchly_core.movies import MAX_ID, Movie
+from watchly_core.seals import checksum, seal, unseal
 from watchly_core.text import Search
 
 DEFAULT_LIMIT: Final = 50
@@ -89,8 +88,7 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 
     def encode(self) -> str:
         """An opaque text for clients: URL-safe, with a checksum against cuts and typing errors."""
-        payload = msgspec.msgpack.encode(self)
-        return urlsafe_b64encode(_digest(payload) + payload).decode().rstrip("=")
+        return seal(msgspec.msgpack.encode(self), _PURPOSE)
 
     @classmethod
     def decode(cls, text: str) -> Self:
@@ -100,9 +98,8 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
             InvalidQuery: it gave out no such text.
         """
         try:
-            sealed = urlsafe_b64decode(text + "=" * (-len(text) % 4))
-            cursor = msgspec.msgpack.decode(sealed[_DIGEST_BYTES:], type=cls)
-            # Comparing texts refuses the other spellings that base64 tolerates.
+            cursor = msgspec.msgpack.decode(unseal(text, _PURPOSE), type=cls)
+            # Comparing texts refuses the other spellings that msgpack tolerates.
             sound = cursor.encode() == text
         except (ValueError, OverflowError, msgspec.MsgspecError, RecursionError):
             sound = False
@@ -112,11 +109,11 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 
 
 _NO_CURSOR: Final = "is not a cursor of this list"
-_DIGEST_BYTES: Final = 6
+_PURPOSE: Final = b"watchly cursor"
 
 
 def _digest(payload: bytes) -> bytes:
-    return hashlib.blake2b(payload, digest_size=_DIGEST_BYTES, person=b"watchly cursor").digest()
+    return checksum(payload, _PURPOSE)
 
 
 class MovieQuery(msgspec.Struct, frozen=True, kw_only=True, dict=True):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from typing import Final
 
@@ -17,6 +15,7 @@ from watchly_core.errors import Fault, InvalidMovie, InvalidQuery
 from watchly_core.events import KINDS, MAX_CHANGES, MAX_SEQ, ChangeQuery
 from watchly_core.movies import MAX_ID, Movie
 from watchly_core.queries import DEFAULT_LIMIT
+from watchly_core.seals import seal, unseal
 from watchly_http.conditional import precondition
 from watchly_http.downloads import EventStream
 from watchly_http.feed import Change, shown
@@ -283,29 +282,27 @@ def _version_in(value: object) -> int:
     return version
 
 
-_SEAL_BYTES: Final = 6
+_PURPOSE: Final = b"history"
 _VERSION_BYTES: Final = 8
 
 
 def _cursor(movie_id: str, before: int) -> str:
-    """An opaque text for the place before a version, with a checksum that knows the movie."""
-    place = before.to_bytes(_VERSION_BYTES)
-    seal = hashlib.blake2b(
-        movie_id.encode() + b" " + place, digest_size=_SEAL_BYTES, person=b"history"
-    ).digest()
-    return urlsafe_b64encode(seal + place).decode().rstrip("=")
+    """An opaque text for the place before a version of this movie."""
+    return seal(before.to_bytes(_VERSION_BYTES), _PURPOSE, _of(movie_id))
+
+
+def _of(movie_id: str) -> bytes:
+    return movie_id.encode() + b" "
 
 
 def _reads_cursor(movie_id: str) -> Callable[[str], int]:
     def read(text: str) -> int:
         try:
-            sealed = urlsafe_b64decode(text + "=" * (-len(text) % 4))
-            before = int.from_bytes(sealed[_SEAL_BYTES:])
-            # Comparing texts refuses the other spellings that base64 tolerates.
-            sound = before <= MAX_SEQ and _cursor(movie_id, before) == text
-        except (ValueError, OverflowError):
-            sound = False
-        if not sound:
+            place = unseal(text, _PURPOSE, _of(movie_id))
+        except ValueError:
+            place = b""
+        before = int.from_bytes(place)
+        if len(place) != _VERSION_BYTES or before > MAX_SEQ:
             detail = "is not a cursor of this history"
             raise InvalidQuery([Fault("invalid_cursor", detail, parameter="cursor")])
         return before
