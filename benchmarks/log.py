@@ -65,12 +65,10 @@ class SilentTransaction:
     """A transaction without a log."""
 
     def __init__(self, loud: Transaction) -> None:
-        self.movies, self.images, self.receipts, self.relays = (
-            loud.movies,
-            loud.images,
-            loud.receipts,
-            loud.relays,
-        )
+        self.movies, self.images, self.receipts = loud.movies, loud.images, loud.receipts
+        self.relays, self.throttles = loud.relays, loud.throttles
+        self.users, self.sessions = loud.users, loud.sessions
+        self.api_keys, self.signing_keys = loud.api_keys, loud.signing_keys
         self.events = Silence()
 
 
@@ -116,7 +114,13 @@ def server(url: str, *, silent: bool) -> Iterator[str]:
     """The host and port of a running server."""
     with subprocess.Popen(
         [sys.executable, __file__, "--serve", "silent" if silent else "loud"],
-        env={**os.environ, "DATABASE_URL": url, "SECRET_KEY": "benchmark" * 5, "LOG_LEVEL": "warning"},
+        env={
+            **os.environ,
+            "DATABASE_URL": url,
+            "SECRET_KEY": "benchmark" * 5,
+            "AUTH": "off",
+            "LOG_LEVEL": "warning",
+        },
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

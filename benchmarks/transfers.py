@@ -118,7 +118,7 @@ class Server:
     def __init__(self, home: Path) -> None:
         self._process = subprocess.Popen(
             [str(BINARIES / "watchly"), "serve", "--port", "0", "--workers", "1"],
-            env={**os.environ, "WATCHLY_HOME": str(home)},
+            env={**os.environ, "WATCHLY_HOME": str(home), "AUTH": "off"},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -97,11 +97,15 @@ def write_image(path: Path, size: int) -> None:
 
 
 @contextmanager
-def serving(home: Path, spools: Path) -> Iterator[tuple[str, int]]:
-    """The address and the process of a running server, whose uploads wait in `spools`."""
+def serving(home: Path, spools: Path, **environment: str) -> Iterator[tuple[str, int]]:
+    """The address and the process of a running server, whose uploads wait in `spools`.
+
+    Nobody has to sign in, unless `environment` says something else.
+    """
     with subprocess.Popen(
         [str(BINARIES / "watchly"), "serve", "--port", "0", "--workers", str(WORKERS)],
-        env={**os.environ, "WATCHLY_HOME": str(home), "TMPDIR": str(spools)},
+        env={**os.environ, "WATCHLY_HOME": str(home), "TMPDIR": str(spools), "AUTH": "off", **environment},
+        stdout=subprocess.DEVNULL,  # the key of a first start
         stderr=subprocess.PIPE,
         text=True,
     ) as process:

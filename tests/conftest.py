@@ -6,6 +6,7 @@ Libraries are loaded by the fixtures that need them, so that the core's tests ru
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.canaries import Guard, guarded
 from tests.services import EMPTY, folder_in_memory
 
 if TYPE_CHECKING:
@@ -38,6 +40,31 @@ def pytest_report_header() -> str:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def guard() -> Guard:
+    """Looks through all that is logged by this process, which goes through the standard library's loggers."""
+    logging.getLogger("watchly").setLevel(logging.INFO)
+    # The client of tests, which tells all that it sends.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        import structlog
+    except ImportError:  # the core's tests go without
+        return Guard()
+    structlog.configure(
+        processors=[structlog.stdlib.add_log_level, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    return Guard()
+
+
+@pytest.fixture(autouse=True)
+def no_secret_is_logged(guard: Guard) -> Iterator[None]:
+    """Every test fails that logs a secret, or anything that could be replayed."""
+    with guarded(guard):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,12 +17,18 @@ from watchly_core.errors import ImageNotFound, Unavailable, WatchlyError
 from watchly_core.gallery import MAX_IMAGE_BYTES, Gallery
 from watchly_core.images import Image, ImageRecord, ImageState, StoredImage, Ticket, new_key
 from watchly_core.movies import Movie
+from watchly_core.people import Actor, Role
 from watchly_core.ports import ImageInspector, ImageStore, Transaction, Transactions
 from watchly_core.queries import MovieQuery
 
 NOON = dt.datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=dt.UTC)
 INSTANT = dt.timedelta(microseconds=1)
 PNG = samples.UPRIGHT["png"]
+
+
+#: Who acts in tests.
+ADA = Actor("user:7", Role.EDITOR, 7)
+KEY = Actor("api-key:9", Role.EDITOR, 7)
 
 
 class House:
@@ -38,6 +44,10 @@ class House:
 
     def clock(self) -> dt.datetime:
         return self.now
+
+    def ticks(self) -> float:
+        """How many seconds it was waited."""
+        return (self.now - NOON).total_seconds()
 
     def wait(self, time: dt.timedelta = dt.timedelta(minutes=1, microseconds=7)) -> dt.datetime:
         self.now += time

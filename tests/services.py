@@ -13,22 +13,33 @@ from types import TracebackType
 from typing import Final, Self
 from urllib.parse import quote, urlencode
 
+from tests.canaries import secrets_in
+
 WATCHLY = str(Path(sys.executable).with_name("watchly"))
 START_LIMIT = 60.0
 
 #: Leaves a database as it is after all migrations.
 EMPTY: Final = """
-    TRUNCATE movies, images, events, trigrams, receipts, relay_targets, relay_letters RESTART IDENTITY;
+    TRUNCATE movies, images, events, trigrams, receipts, relay_targets, relay_letters,
+        watchly_users, watchly_sessions, watchly_api_keys, watchly_signing_keys,
+        watchly_throttles RESTART IDENTITY;
     UPDATE change_log SET last_seq = 0, horizon = 0
 """
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's environment without what would configure Watchly, with `variables`."""
+    """This process's environment without what would configure Watchly, with `variables`.
+
+    Everybody may do everything, unless these say otherwise.
+    """
     ours = (
         "DATABASE_URL",
         "READ_DATABASE_URL",
         "SECRET_KEY",
+        "AUTH",
+        "PUBLIC_READ",
+        "REGISTRATION",
+        "TRUSTED_PROXIES",
         "CLOUDINARY_",
         "IMAGE_STORE_URL",
         "WATCHLY_",
@@ -40,12 +51,12 @@ def environment(**variables: str) -> dict[str, str]:
         "WEBHOOK_",
     )
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**kept, "PYTHONWARNINGS": "default", **variables}
+    return {**kept, "PYTHONWARNINGS": "default", "AUTH": "off", **variables}
 
 
 def run(*words: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command of `watchly` to its end."""
-    return subprocess.run(
+    done = subprocess.run(
         [WATCHLY, *words],
         input=stdin,
         capture_output=True,
@@ -55,6 +66,8 @@ def run(*words: str, stdin: str = "", **variables: str) -> subprocess.CompletedP
         env=environment(**variables),
         cwd="/",
     )
+    assert not (found := secrets_in(done.stderr)), f"secrets where logs go: {found}"
+    return done
 
 
 def as_url(conninfo: str) -> str:
@@ -93,12 +106,12 @@ class Service:
     """
 
     def __init__(self, log: Path, *words: str, **variables: str) -> None:
-        self._log = log
-        with log.open("w") as stderr:
+        self._log, self._data = log, log.with_name(f"{log.name}.data")
+        with log.open("w") as stderr, self._data.open("w") as stdout:
             self.process = subprocess.Popen(
                 [WATCHLY, "serve", "--port", "0", *words],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
                 env=environment(**variables),
@@ -122,6 +135,11 @@ class Service:
         """What it has said so far."""
         return self._log.read_text()
 
+    @property
+    def data(self) -> str:
+        """What it has printed so far."""
+        return self._data.read_text()
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal to the supervisor; its exit code."""
         self.process.send_signal(number)
@@ -140,3 +158,4 @@ class Service:
     ) -> None:
         if self.process.poll() is None:
             self.stop()
+        assert not (found := secrets_in(self.log)), f"the log tells secrets: {found}"

@@ -16,6 +16,9 @@ from dependency_injector import containers, providers
 
 from watchly_adapters.settings import MEMORY, Settings
 from watchly_core import Catalogue, Gallery
+from watchly_core.access import Access
+from watchly_core.accounts import Accounts
+from watchly_core.api_keys import ApiKeys
 from watchly_core.dispatch import Dispatch
 from watchly_core.errors import Misconfigured
 from watchly_core.messages import Target
@@ -24,10 +27,16 @@ from watchly_core.ports import (
     ImageInspector,
     ImageStore,
     MovieQueries,
+    PasswordHasher,
+    PeopleQueries,
     Publisher,
+    Tokens,
     Transactions,
 )
 from watchly_core.relays import Relay
+from watchly_core.sessions import Sessions
+from watchly_core.signing_keys import SigningKeys
+from watchly_core.throttle import Throttle
 from watchly_core.webhooks import Webhooks
 
 if TYPE_CHECKING:
@@ -35,6 +44,8 @@ if TYPE_CHECKING:
 
 #: Where this service hears from an image store elsewhere that an upload has arrived.
 NOTIFICATIONS: Final = "/webhooks/cloudinary"
+
+_NO_PEOPLE: Final = "accounts need libraries: pip install 'watchly[people]'"
 
 
 class Database(AbstractAsyncContextManager["Database"], Protocol):
@@ -63,6 +74,11 @@ class Database(AbstractAsyncContextManager["Database"], Protocol):
     @property
     def transactions(self) -> Transactions:
         """The write side."""
+        ...
+
+    @property
+    def people(self) -> PeopleQueries:
+        """The read side of people."""
         ...
 
     @property
@@ -134,6 +150,26 @@ def make_inspector() -> ImageInspector:
     return PillowInspector()
 
 
+def make_hasher() -> PasswordHasher:
+    """What hashes passwords."""
+    try:
+        from watchly_adapters.security import Argon2Hasher
+    except ImportError:
+        raise Misconfigured(_NO_PEOPLE) from None
+    return Argon2Hasher()
+
+
+def make_tokens(settings: Settings) -> Tokens:
+    """What signs tokens, with keys that SECRET_KEY seals."""
+    try:
+        from watchly_adapters.security import SealedTokens
+    except ImportError:
+        raise Misconfigured(_NO_PEOPLE) from None
+    if settings.secret_key is None:
+        raise Misconfigured("SECRET_KEY is missing; an example: the output of `openssl rand -hex 32`")
+    return SealedTokens(settings.secret_key)
+
+
 def make_broker(nats_url: str) -> NatsPublisher:
     """The broker that NATS_URL names."""
     try:
@@ -182,6 +218,22 @@ class Container(containers.DeclarativeContainer):
         inspector,
         max_bytes=settings.provided.max_image_bytes,
         grace=settings.provided.image_grace,
+    )
+    hasher = providers.Singleton(make_hasher)
+    tokens = providers.Singleton(make_tokens, settings)
+    throttle = providers.Singleton(Throttle, database.provided.transactions)
+    signing_keys = providers.Singleton(
+        SigningKeys, database.provided.people, database.provided.transactions, tokens
+    )
+    accounts = providers.Singleton(
+        Accounts, database.provided.people, database.provided.transactions, hasher, throttle
+    )
+    sessions = providers.Singleton(
+        Sessions, database.provided.people, database.provided.transactions, hasher, signing_keys, throttle
+    )
+    api_keys = providers.Singleton(ApiKeys, database.provided.people, database.provided.transactions)
+    access = providers.Singleton(
+        Access, database.provided.people, signing_keys, api_keys, everybody=settings.provided.everybody
     )
     webhooks = providers.Singleton(Webhooks, catalogue, database.provided.transactions)
     relay = providers.Singleton(

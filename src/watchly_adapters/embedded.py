@@ -367,7 +367,7 @@ def secret_key(home: Path) -> str:
         key = path.read_text().strip()
     if len(key) < _KEY_CHARACTERS:
         raise Misconfigured(
-            f"{path} holds no key: restore it, or delete it to sign everybody out with a new one"
+            f"{path} holds no key: restore it, or delete it for a new one, which ends all access tokens"
         )
     return key
 

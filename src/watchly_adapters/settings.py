@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 from urllib.parse import SplitResult, quote, urlsplit
@@ -15,6 +16,7 @@ import msgspec
 from watchly_core.catalogue import IMAGE_GRACE
 from watchly_core.errors import Misconfigured
 from watchly_core.gallery import MAX_IMAGE_BYTES
+from watchly_core.people import Permission
 
 T = TypeVar("T")
 
@@ -44,7 +46,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     read_database_url: str | None = None
     image_store_url: str | None = None
     secret_key: str | None = None
+    auth: bool = True
+    public_read: bool = True
+    registration: Literal["open", "closed"] = "closed"
     cors_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     max_json_bytes: int = 1_000_000
     max_image_bytes: int = MAX_IMAGE_BYTES
@@ -72,6 +78,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def in_memory(self) -> bool:
         """Whether the fakes are asked for."""
         return self.database_url == MEMORY
+
+    @property
+    def everybody(self) -> frozenset[Permission]:
+        """What everybody may do, signed in or not."""
+        if not self.auth:
+            return frozenset(Permission)
+        granted = {Permission.READ: self.public_read, Permission.REGISTER: self.registration == "open"}
+        return frozenset(permission for permission, on in granted.items() if on)
 
 
 def load_settings(dotenv: Path = Path(".env")) -> Settings:
@@ -111,16 +125,22 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         read_database_url=_replica(given),
         image_store_url=_image_store(given),
         secret_key=given.get("SECRET_KEY", _secret, None, "the output of: openssl rand -hex 32"),
+        auth=given.get("AUTH", _switch, True, "off"),
+        public_read=given.get("PUBLIC_READ", _switch, True, "false"),
+        registration="open"
+        if given.get("REGISTRATION", _one_of("open", "closed"), "closed", "open") == "open"
+        else "closed",
         cors_origins=given.get("CORS_ORIGINS", _origins, (), "https://app.example,http://localhost:3000"),
+        trusted_proxies=given.get("TRUSTED_PROXIES", _networks, (), "127.0.0.1,10.0.0.0/8"),
         allowed_hosts=given.get("ALLOWED_HOSTS", _hosts, (), "movies.example,www.movies.example"),
         max_json_bytes=given.get("MAX_JSON_BYTES", _size, 1_000_000, "1 MB"),
         max_image_bytes=given.get("MAX_IMAGE_BYTES", _size, MAX_IMAGE_BYTES, "500 MB"),
         max_import_bytes=given.get("MAX_IMPORT_BYTES", _size, 1_000_000_000, "1 GB"),
         max_page_limit=given.get("MAX_PAGE_LIMIT", _integer(1, 10_000), 200, "200"),
-        drain_timeout=given.get("DRAIN_TIMEOUT", _duration, timedelta(seconds=10), "10 s"),
-        image_grace=given.get("IMAGE_GRACE", _duration, IMAGE_GRACE, "30 days"),
-        log_retention=given.get("LOG_RETENTION", _duration, None, "365 days"),
-        sweep_interval=given.get("SWEEP_INTERVAL", _duration, SWEEP_INTERVAL, "30 s"),
+        drain_timeout=given.get("DRAIN_TIMEOUT", duration, timedelta(seconds=10), "10 s"),
+        image_grace=given.get("IMAGE_GRACE", duration, IMAGE_GRACE, "30 days"),
+        log_retention=given.get("LOG_RETENTION", duration, None, "365 days"),
+        sweep_interval=given.get("SWEEP_INTERVAL", duration, SWEEP_INTERVAL, "30 s"),
         relay=given.get("RELAY", _switch, False, "on"),
         nats_url=given.get("NATS_URL", _nats_url, None, "nats://user:password@127.0.0.1:4222"),
         webhook_private=given.get("WEBHOOK_PRIVATE", _switch, False, "on"),
@@ -174,6 +194,30 @@ def _hosts(text: str) -> tuple[str, ...]:
     if not all(map(_HOST.fullmatch, hosts)):
         raise ValueError("must be a comma list of host names (no scheme, port, path or pattern), or *")
     return hosts
+
+
+#: IPv4 addresses as a socket for both kinds shows them.
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")
+
+
+def _networks(text: str) -> tuple[str, ...]:
+    return tuple(_network(part) for part in _list(text))
+
+
+def _network(text: str) -> str:
+    """A network as others spell it too; that of an address has just this one."""
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("must be a comma list of IP addresses and networks") from None
+    if "%" in text:
+        raise ValueError("must have IPv6 addresses without the names of interfaces")
+    # Was the address meant, or all of its network? Whom to trust is not to be guessed.
+    if ip_address(text.partition("/")[0]) != network[0]:
+        raise ValueError("must have networks that begin with their address, as 10.0.0.0/8 does")
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        network = IPv4Network((int(network[0]) & 0xFFFF_FFFF, network.prefixlen - 96))
+    return str(network)
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -235,7 +279,12 @@ def _size(text: str) -> int:
     return size
 
 
-def _duration(text: str) -> timedelta:
+def duration(text: str) -> timedelta:
+    """The time that a text like ``15 m`` names.
+
+    Raises:
+        ValueError: it names none; says what it must be.
+    """
     seconds = _quantity(text, _SECONDS, "a duration")
     if seconds > 100 * 366 * 86_400:
         raise ValueError("must be at most a hundred years")
@@ -330,6 +379,8 @@ def _replica_url(text: str) -> str | None:
 def _secret(text: str) -> str | None:
     if len(text) < 32:  # noqa: PLR2004 - 128 bits as hexadecimal digits
         raise ValueError("must have at least 32 characters")
+    if any("\ud800" <= character <= "\udfff" for character in text):  # bytes that are no text
+        raise ValueError("must be text in UTF-8")
     return text
 
 

@@ -18,7 +18,7 @@ from urllib3 import BaseHTTPResponse, PoolManager
 from urllib3.exceptions import HTTPError
 
 from watchly_adapters.connections import Connection, Deadlines, Pool, SecureConnection, SecurePool
-from watchly_core.catalogue import utc_now
+from watchly_core.clocks import utc_now
 from watchly_core.errors import Fault, InvalidTarget, Overloaded, PublishRejected, Unavailable
 from watchly_core.messages import MEDIA_TYPE, Message, Target
 from watchly_core.ports import Clock

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from contextlib import aclosing
 from copy import copy
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import msgspec
 
+from watchly_core.clocks import utc_now
 from watchly_core.errors import Fault, InvalidMovie, MovieNotFound, VersionConflict
 from watchly_core.events import Change, ChangeQuery, Changes, Event, MovieAdded, MovieRemoved, MovieRevised
 from watchly_core.image_records import discard_images, recall_image
@@ -24,24 +25,17 @@ from watchly_core.movies import (
     drafted,
     patched,
 )
+from watchly_core.people import SYSTEM, Actor, Permission
 from watchly_core.ports import Clock, ImageStore, MovieQueries, Transactions
 from watchly_core.queries import GenreCount, MovieQuery, Page
 from watchly_core.receipts import NO_RECEIPT, Receipt
 from watchly_core.tasks import ahead
-
-#: Who acts when nobody is named: the service that embeds the catalogue.
-SYSTEM = "system"
 
 #: How long a discarded image can come back.
 IMAGE_GRACE = timedelta(days=30)
 
 #: Events that are dropped in one transaction.
 _PRUNED_AT_ONCE = 1_000
-
-
-def utc_now() -> datetime:
-    """The present time."""
-    return datetime.now(UTC)
 
 
 def require_version(movie: Movie, version: int | None) -> None:
@@ -77,7 +71,8 @@ class Catalogue:
     on, or None for any; a movie at another version raises `VersionConflict` and nothing changes. A
     write that changes nothing keeps the version and leaves no event. Values to write are structs or
     mappings of members as they come from JSON, checked alike (`InvalidMovie`). A write that takes a
-    `receipt` raises what its `look` does, and is done once for all calls with its key.
+    `receipt` raises what its `look` does, and is done once for all calls with its key. Whoever may not
+    write, or read, gets `NotSignedIn` or `NotAllowed`, and nothing is looked at.
 
     Args:
         queries: the read side of the store.
@@ -116,62 +111,72 @@ class Catalogue:
         catalogue._queries = queries  # noqa: SLF001 - one of us
         return catalogue
 
-    async def get(self, movie_id: int) -> Movie:
+    async def get(self, movie_id: int, *, actor: Actor = SYSTEM) -> Movie:
         """The movie with this id.
 
         Raises:
             MovieNotFound: there is none.
         """
+        actor.require(Permission.READ)
         return present(await self._queries.get(movie_id), self._store)
 
-    async def find(self, query: MovieQuery) -> Page:
+    async def find(self, query: MovieQuery, *, actor: Actor = SYSTEM) -> Page:
         """One page of movies."""
+        actor.require(Permission.READ)
         page = await self._queries.find(query)
         return msgspec.structs.replace(page, data=tuple(present(movie, self._store) for movie in page.data))
 
-    async def count(self, query: MovieQuery) -> int:
+    async def count(self, query: MovieQuery, *, actor: Actor = SYSTEM) -> int:
         """How many movies `query` finds on all its pages together."""
+        actor.require(Permission.READ)
         return await self._queries.count(query)
 
-    async def genres(self, query: MovieQuery | None = None) -> Sequence[GenreCount]:
+    async def genres(self, query: MovieQuery | None = None, *, actor: Actor = SYSTEM) -> Sequence[GenreCount]:
         """The genres of the movies that `query` finds, the most frequent first."""
+        actor.require(Permission.READ)
         return await self._queries.genres(query or MovieQuery())
 
-    def export(self, query: MovieQuery | None = None) -> AsyncGenerator[Sequence[MovieDraft], None]:
+    def export(
+        self, query: MovieQuery | None = None, *, actor: Actor = SYSTEM
+    ) -> AsyncGenerator[Sequence[MovieDraft], None]:
         """What clients write of all movies of `query`, as of one moment, in batches.
 
         The query's limit and cursor do not matter.
         """
+        actor.require(Permission.READ)
         return ahead(self._queries.export(query or MovieQuery()))
 
     async def history(
-        self, movie_id: int, *, before: int | None = None, limit: int | None = None
+        self, movie_id: int, *, before: int | None = None, limit: int | None = None, actor: Actor = SYSTEM
     ) -> Sequence[Change]:
         """What happened to a movie, newest first, also after its removal; empty if it never was.
 
         Only what led to versions below `before`, and at most `limit` changes, where these are given.
         """
+        actor.require(Permission.READ)
         changes = await self._queries.history(movie_id, before=before, limit=limit)
         return [self._shown(change) for change in changes]
 
-    async def changes(self, query: ChangeQuery | None = None) -> Changes:
+    async def changes(self, query: ChangeQuery | None = None, *, actor: Actor = SYSTEM) -> Changes:
         """What happened to all movies, in one order for everybody.
 
         Raises:
             ChangesGone: what comes after `query.after` was pruned.
         """
+        actor.require(Permission.READ)
         found = await self._queries.changes(query or ChangeQuery())
         return msgspec.structs.replace(found, data=tuple(self._shown(change) for change in found.data))
 
-    async def last_change(self) -> int:
+    async def last_change(self, *, actor: Actor = SYSTEM) -> int:
         """The number of the last change so far; 0 for none."""
+        actor.require(Permission.READ)
         return await self._queries.last_change()
 
     async def add(
         self,
         draft: MovieDraft | Members,
         *,
-        actor: str = SYSTEM,
+        actor: Actor = SYSTEM,
         receipt: Receipt[Movie] = NO_RECEIPT,
     ) -> Movie:
         """Add a movie.
@@ -179,6 +184,7 @@ class Catalogue:
         Raises:
             InvalidMovie: it breaks rules.
         """
+        actor.require(Permission.WRITE)
         checked = drafted(draft)
         async with self._transactions() as tx:
             await receipt.claim(tx)
@@ -188,7 +194,7 @@ class Catalogue:
         return movie
 
     async def replace(
-        self, movie_id: int, draft: MovieDraft | Members, *, version: int | None = None, actor: str = SYSTEM
+        self, movie_id: int, draft: MovieDraft | Members, *, version: int | None = None, actor: Actor = SYSTEM
     ) -> Movie:
         """Replace all client fields of a movie; those that `draft` leaves out become None.
 
@@ -200,7 +206,7 @@ class Catalogue:
         return await self._write(movie_id, lambda movie: drafted(draft, movie), version, actor)
 
     async def revise(
-        self, movie_id: int, patch: MoviePatch | Members, *, version: int | None = None, actor: str = SYSTEM
+        self, movie_id: int, patch: MoviePatch | Members, *, version: int | None = None, actor: Actor = SYSTEM
     ) -> Movie:
         """Merge `patch` into a movie (RFC 7396): what it leaves out stays, None clears.
 
@@ -212,7 +218,7 @@ class Catalogue:
         return await self._write(movie_id, lambda movie: patched(movie, patch), version, actor)
 
     async def remove(
-        self, movie_id: int, *, version: int | None = None, purge: bool = False, actor: str = SYSTEM
+        self, movie_id: int, *, version: int | None = None, purge: bool = False, actor: Actor = SYSTEM
     ) -> None:
         """Remove a movie; with `purge` its images go without the grace period.
 
@@ -220,6 +226,7 @@ class Catalogue:
             MovieNotFound: there is no such movie.
             VersionConflict: the movie is at another version.
         """
+        actor.require(Permission.WRITE)
         async with self._transactions() as tx:
             movie = await tx.movies.get(movie_id)
             require_version(movie, version)
@@ -227,7 +234,7 @@ class Catalogue:
             await tx.movies.remove(movie_id)
             due_at = now if purge else now + self._grace
             await discard_images(tx, movie_id, due_at, purge=purge, tickets=purge)
-            await tx.events.append(MovieRemoved(movie_id, movie.version + 1, now, actor, movie))
+            await tx.events.append(MovieRemoved(movie_id, movie.version + 1, now, actor.name, movie))
 
     async def revert(
         self,
@@ -235,7 +242,7 @@ class Catalogue:
         to: int,
         *,
         version: int | None = None,
-        actor: str = SYSTEM,
+        actor: Actor = SYSTEM,
         receipt: Receipt[Reverted] = NO_RECEIPT,
     ) -> Reverted:
         """Make a movie what it was at version `to`; one that was removed comes back.
@@ -249,6 +256,7 @@ class Catalogue:
             VersionConflict: the movie is at another version than `version`; a removed one is at that of
                 its removal.
         """
+        actor.require(Permission.WRITE)
         taken = 0
         while True:
             try:
@@ -261,7 +269,7 @@ class Catalogue:
                 taken = conflict.current
 
     async def _revert(
-        self, movie_id: int, to: int, version: int | None, actor: str, receipt: Receipt[Reverted]
+        self, movie_id: int, to: int, version: int | None, actor: Actor, receipt: Receipt[Reverted]
     ) -> Reverted:
         async with self._transactions() as tx:
             await receipt.claim(tx)
@@ -288,22 +296,23 @@ class Catalogue:
             )
             if current is None:
                 await tx.movies.restore(wanted)
-                await tx.events.append(MovieAdded(movie_id, wanted.version, now, actor, wanted))
+                await tx.events.append(MovieAdded(movie_id, wanted.version, now, actor.name, wanted))
             elif same_content(current, wanted):
                 wanted = current
             else:
                 wanted = msgspec.structs.replace(wanted, created_at=current.created_at)
                 await tx.movies.replace(wanted)
-                await tx.events.append(MovieRevised(movie_id, wanted.version, now, actor, wanted))
+                await tx.events.append(MovieRevised(movie_id, wanted.version, now, actor.name, wanted))
             reverted = Reverted(present(wanted, self._store), lost)
             await receipt.keep(tx, reverted)
         return reverted
 
-    async def prune(self, keep: timedelta) -> int:
+    async def prune(self, keep: timedelta, *, actor: Actor = SYSTEM) -> int:
         """Drop events that are older than `keep`, but for the newest of each movie; how many those were.
 
         That one holds the movie as it is, or last was, so that nothing is lost but how it came to be so.
         """
+        actor.require(Permission.SWEEP)
         before, pruned = self._clock() - keep, 0
         while True:
             async with self._transactions() as tx:
@@ -319,7 +328,7 @@ class Catalogue:
         skip_invalid: bool = False,
         dry_run: bool = False,
         on_rejected: Callable[[Rejection], None] | None = None,
-        actor: str = SYSTEM,
+        actor: Actor = SYSTEM,
         receipt: Receipt[ImportReport] = NO_RECEIPT,
     ) -> ImportReport:
         """Add the movies of `rows` in one transaction: all of them, or without the invalid ones.
@@ -330,6 +339,7 @@ class Catalogue:
         Raises:
             ImportRejected: some rows are invalid and `skip_invalid` is not set; nothing was added.
         """
+        actor.require(Permission.WRITE)
         tally = Tally(on_rejected)
         if dry_run:
             async with aclosing(draft_batches(rows, tally)) as batches:
@@ -355,8 +365,9 @@ class Catalogue:
         return msgspec.structs.replace(change, event=event)
 
     async def _write(
-        self, movie_id: int, change: Callable[[Movie], MovieDraft], version: int | None, actor: str
+        self, movie_id: int, change: Callable[[Movie], MovieDraft], version: int | None, actor: Actor
     ) -> Movie:
+        actor.require(Permission.WRITE)
         async with self._transactions() as tx:
             stored = await tx.movies.get(movie_id)
             shown = present(stored, self._store)
@@ -375,7 +386,7 @@ class Catalogue:
                 stored, **msgspec.structs.asdict(fields), version=stored.version + 1, updated_at=now
             )
             await tx.movies.replace(revised)
-            await tx.events.append(MovieRevised(movie_id, revised.version, now, actor, revised))
+            await tx.events.append(MovieRevised(movie_id, revised.version, now, actor.name, revised))
         return present(revised, self._store)
 
 
@@ -393,7 +404,7 @@ def _reverted_to(event: Event | None) -> Movie:
     return event.movie
 
 
-def added(movie: Movie, actor: str) -> MovieAdded:
+def added(movie: Movie, actor: Actor) -> MovieAdded:
     """The event of a movie that was just added."""
     # `add` has just set created_at; the fallback is for the type alone.
-    return MovieAdded(movie.id, movie.version, movie.created_at or utc_now(), actor, movie)
+    return MovieAdded(movie.id, movie.version, movie.created_at or utc_now(), actor.name, movie)

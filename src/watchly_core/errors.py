@@ -7,16 +7,26 @@
     │   ├── InvalidMovie
     │   ├── InvalidTicket        a request for a ticket
     │   ├── InvalidQuery         a parameter of a query: sort, limit, cursor …
-    │   └── InvalidTarget        where changes should be told to
+    │   ├── InvalidTarget        where changes should be told to
+    │   ├── InvalidUser          an account that may not be as it is wanted
+    │   ├── InvalidSignIn        a request to sign in, or to stay so, that means nothing
+    │   └── InvalidApiKey        an API key that may not be as it is wanted
+    ├── NotSignedIn              it takes somebody who is known
+    ├── NotAllowed               whoever it is may not do this
+    ├── TooManyAttempts          somebody has tried too often, and may again after a while
+    ├── EmailTaken               there is an account with this address
+    ├── LastAdmin                nobody would be an administrator any more
     ├── InvalidPosition          a text that no write has returned as its position
     ├── ImportRejected           some rows of an import break rules; `report` names them
     ├── MalformedJSON            a text that should be JSON is none
     ├── NotFound                 nothing is there under that name
     │   ├── MovieNotFound
     │   ├── ImageNotFound
-    │   └── TargetNotFound
+    │   ├── TargetNotFound
+    │   ├── UserNotFound
+    │   └── ApiKeyNotFound
     ├── ChangesGone              the log does not reach back that far any more
-    ├── VersionConflict          the movie is not at the version that the write was based on
+    ├── VersionConflict          the movie or user is not at the version that the write was based on
     ├── ImageRejected            these bytes will not become an image of the catalogue
     │   ├── ImageTooLarge        more bytes or more pixels than allowed
     │   ├── ImageTypeUnsupported content of a type that is not accepted
@@ -108,6 +118,69 @@ class InvalidTarget(Invalid):
     subject = "webhook"
 
 
+class InvalidUser(Invalid):
+    """An account that may not be as it is wanted."""
+
+    subject = "user"
+
+
+class InvalidSignIn(Invalid):
+    """A request to sign in, or to stay so, that means nothing."""
+
+    subject = "sign-in"
+
+
+class InvalidApiKey(Invalid):
+    """An API key that may not be as it is wanted."""
+
+    subject = "API key"
+
+
+class NotSignedIn(WatchlyError):
+    """It takes somebody who is known, and nobody has said who this is, or not so that it can be believed."""
+
+    def __init__(self, why: str = "this takes somebody who has signed in") -> None:
+        super().__init__(why)
+
+
+class NotAllowed(WatchlyError):
+    """Whoever it is may not do this.
+
+    Attributes:
+        permission: what it would take.
+    """
+
+    def __init__(self, permission: str, why: str = "") -> None:
+        self.permission = permission
+        super().__init__(why or f"this takes the permission {permission!r}")
+
+
+class TooManyAttempts(WatchlyError):
+    """Somebody has tried too often.
+
+    Attributes:
+        retry_after: seconds after which they may again.
+    """
+
+    def __init__(self, retry_after: int) -> None:
+        self.retry_after = retry_after
+        super().__init__("there were too many attempts")
+
+
+class EmailTaken(WatchlyError):
+    """There is an account with this address."""
+
+    def __init__(self) -> None:
+        super().__init__("there is an account with this address")
+
+
+class LastAdmin(WatchlyError):
+    """Nobody would be an administrator any more."""
+
+    def __init__(self) -> None:
+        super().__init__("nobody would be an administrator any more")
+
+
 class InvalidPosition(WatchlyError):
     """A text that no write has returned as its position."""
 
@@ -152,6 +225,24 @@ class TargetNotFound(NotFound):
         super().__init__(f"no webhook is called {name!r}")
 
 
+class UserNotFound(NotFound):
+    """No user has this id (any more); None where whoever acts has no account."""
+
+    def __init__(self, user_id: int | None) -> None:
+        self.user_id = user_id
+        super().__init__(
+            "whoever acts has no account" if user_id is None else f"no user has the id {user_id}"
+        )
+
+
+class ApiKeyNotFound(NotFound):
+    """No API key has this id (any more)."""
+
+    def __init__(self, key_id: int) -> None:
+        self.key_id = key_id
+        super().__init__(f"no API key has the id {key_id}")
+
+
 class ChangesGone(WatchlyError):
     """The log does not reach back that far any more.
 
@@ -165,18 +256,18 @@ class ChangesGone(WatchlyError):
 
 
 class VersionConflict(WatchlyError):
-    """The movie is at another version than the write was based on; nothing was changed.
+    """A movie or user is at another version than the write was based on; nothing was changed.
 
     Attributes:
-        movie_id: which movie.
-        expected: the version that the write was based on; 0, which no movie has, for none of them.
-        current: the version that the movie has.
+        id: which one.
+        expected: the version that the write was based on; 0, which none has, for none of them.
+        current: the version that it has.
     """
 
-    def __init__(self, movie_id: int, expected: int, current: int) -> None:
-        self.movie_id, self.expected, self.current = movie_id, expected, current
+    def __init__(self, which: int, expected: int, current: int, subject: str = "movie") -> None:
+        self.id, self.expected, self.current = which, expected, current
         wanted = f"not {expected}" if expected else "which the write does not allow"
-        super().__init__(f"movie {movie_id} is at version {current}, {wanted}")
+        super().__init__(f"{subject} {which} is at version {current}, {wanted}")
 
 
 class ImageRejected(WatchlyError):

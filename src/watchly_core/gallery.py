@@ -11,11 +11,10 @@ import msgspec
 
 from watchly_core.catalogue import (
     IMAGE_GRACE,
-    SYSTEM,
     added,
     require_version,
-    utc_now,
 )
+from watchly_core.clocks import utc_now
 from watchly_core.errors import (
     ImageNotFound,
     ImageTooLarge,
@@ -28,6 +27,7 @@ from watchly_core.image_records import discard_images
 from watchly_core.images import Image, Rendition, claimed_format, new_key
 from watchly_core.journey import NO_MOVIE, PENDING_FOR, SWEPT, Journey
 from watchly_core.movies import Members, Movie, MovieDraft, drafted
+from watchly_core.people import SYSTEM, Actor, Permission
 from watchly_core.ports import (
     Clock,
     ImageFile,
@@ -96,7 +96,7 @@ class Gallery:
         media_type: str | None,
         *,
         version: int | None = None,
-        actor: str = SYSTEM,
+        actor: Actor = SYSTEM,
     ) -> Movie:
         """Make `content` the image of a movie; the one before it is discarded.
 
@@ -111,6 +111,7 @@ class Gallery:
             IllegalTransition: the sweeper is giving the upload up, because it took more than a day.
             ImageNotFound: the sweeper has given it up.
         """
+        actor.require(Permission.WRITE)
         claimed = None if media_type is None else claimed_format(media_type)
         await self._queries.get(movie_id)
         async with self._kept(content, claimed, movie_id, version) as image, self._transactions() as tx:
@@ -124,7 +125,7 @@ class Gallery:
         content: AsyncIterable[bytes] | Spool,
         media_type: str | None,
         *,
-        actor: str = SYSTEM,
+        actor: Actor = SYSTEM,
         receipt: Receipt[Movie] = NO_RECEIPT,
     ) -> Movie:
         """Add a movie together with its image: both of them, or neither.
@@ -134,6 +135,7 @@ class Gallery:
             ImageRejected: as `attach` does, and the others of its errors on images.
             Replayed, RequestInProgress, KeyReused: see `Receipt.look`.
         """
+        actor.require(Permission.WRITE)
         claimed = None if media_type is None else claimed_format(media_type)
         checked = drafted(draft)
         await receipt.look(self._transactions)
@@ -147,7 +149,7 @@ class Gallery:
             return shown
 
     async def detach(
-        self, movie_id: int, *, version: int | None = None, purge: bool = False, actor: str = SYSTEM
+        self, movie_id: int, *, version: int | None = None, purge: bool = False, actor: Actor = SYSTEM
     ) -> None:
         """Take the image from a movie; with `purge` it goes without the grace period.
 
@@ -156,6 +158,7 @@ class Gallery:
             VersionConflict: the movie is at another version.
             ImageNotFound: the movie shows no image.
         """
+        actor.require(Permission.WRITE)
         async with self._transactions() as tx:
             movie = await tx.movies.get(movie_id)
             if movie.image is None and movie.image_url is None:
@@ -167,15 +170,18 @@ class Gallery:
             )
             await tx.movies.replace(bare)
             await discard_images(tx, movie_id, now if purge else now + self._grace, purge=purge)
-            await tx.events.append(ImageDetached(movie_id, bare.version, now, actor, bare))
+            await tx.events.append(ImageDetached(movie_id, bare.version, now, actor.name, bare))
 
     @asynccontextmanager
-    async def load(self, key: str, rendition: Rendition | None = None) -> AsyncIterator[ImageFile]:
+    async def load(
+        self, key: str, rendition: Rendition | None = None, *, actor: Actor = SYSTEM
+    ) -> AsyncIterator[ImageFile]:
         """An image as it is kept, or a rendition of it, which is made when it is first asked for.
 
         Raises:
             ImageNotFound: there is no such image, or its store serves its images itself.
         """
+        actor.require(Permission.READ)
         store = self._store
         if not isinstance(store, ImageFiles):
             raise ImageNotFound("the image store serves its images itself")
@@ -188,12 +194,14 @@ class Gallery:
         async with store.read(key, rendition) as file:
             yield file
 
-    async def sweep(self, limit: int = 1_000) -> SweepReport:
+    async def sweep(self, limit: int = 1_000, *, actor: Actor = SYSTEM) -> SweepReport:
         """Delete up to `limit` images that are due: discarded ones, and pending ones that were given up."""
+        actor.require(Permission.SWEEP)
         return await self._sweeper.sweep(limit)
 
-    async def revive(self) -> int:
+    async def revive(self, *, actor: Actor = SYSTEM) -> int:
         """Make the images that sweeps gave up due again; how many."""
+        actor.require(Permission.SWEEP)
         return await self._sweeper.revive()
 
     @asynccontextmanager

@@ -24,6 +24,7 @@ from watchly_core.events import ImageAttached
 from watchly_core.image_records import discard_images
 from watchly_core.images import MAX_PIXELS, Image, ImageRecord, ImageState, require_same
 from watchly_core.movies import Movie
+from watchly_core.people import Actor
 from watchly_core.ports import Clock, ImageInspector, ImageStore, Transaction, Transactions
 from watchly_core.spools import Spool
 
@@ -103,7 +104,7 @@ class Journey:
             uploaded = msgspec.structs.replace(record.image, bytes=image.bytes)
             await tx.images.replace(msgspec.structs.replace(record, image=uploaded))
 
-    async def show(self, tx: Transaction, movie: Movie, image: Image, actor: str) -> Movie:
+    async def show(self, tx: Transaction, movie: Movie, image: Image, actor: Actor) -> Movie:
         """Make `image` the one that `movie`, which `tx` holds, shows; the one before it is discarded.
 
         Raises:
@@ -124,7 +125,7 @@ class Journey:
         attached = record.moved(ImageState.ATTACHED, due_at=None)
         await tx.images.replace(msgspec.structs.replace(attached, image=image, movie_id=movie.id))
         await tx.movies.replace(shown)
-        await tx.events.append(ImageAttached(movie.id, shown.version, now, actor, shown))
+        await tx.events.append(ImageAttached(movie.id, shown.version, now, actor.name, shown))
         return present(shown, self._store)
 
     async def give_up(self, key: str) -> bool:

@@ -11,13 +11,13 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Final, TypeAlias
-from urllib.parse import quote
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from watchly_core.errors import Fault, InvalidMovie
 from watchly_core.images import Image
+from watchly_core.json_members import fault_of
 
 MAX_TITLE: Final = 255
 MAX_DESCRIPTION: Final = 10_000
@@ -162,9 +162,9 @@ def _checked(members: Members, current: Movie | None) -> tuple[MovieDraft, list[
         if len(faults) >= MAX_FAULTS:  # more are not listed, and each takes its time
             break
         if name not in _SERVER_FIELDS:
-            faults.append(_fault(name, "unknown_member", "is not a member of a movie"))
+            faults.append(fault_of(name, "unknown_member", "is not a member of a movie"))
         elif not _restates(name, members[name], current):
-            faults.append(_fault(name, READ_ONLY, "is set by the server"))
+            faults.append(fault_of(name, READ_ONLY, "is set by the server"))
     return draft, faults
 
 
@@ -186,24 +186,24 @@ def _text(  # noqa: PLR0913 - the rules of a text, each by name
     value = members.get(name)
     if value is None:
         if required:
-            faults.append(_fault(name, "required", "is required"))
+            faults.append(fault_of(name, "required", "is required"))
         return None
     if not isinstance(value, str):
-        faults.append(_fault(name, "wrong_type", "must be a string" + ("" if required else " or null")))
+        faults.append(fault_of(name, "wrong_type", "must be a string" + ("" if required else " or null")))
         return None
     text = value.strip()
     if "\r" in text:
         text = text.replace("\r\n", "\n")
     if len(text) < shortest:
-        faults.append(_fault(name, "too_short", "must not be blank"))
+        faults.append(fault_of(name, "too_short", "must not be blank"))
     if len(text) > longest:
-        faults.append(_fault(name, "too_long", f"must have at most {longest} characters"))
+        faults.append(fault_of(name, "too_long", f"must have at most {longest} characters"))
     if found := (_FORBIDDEN_IN_LINES if multiline else _FORBIDDEN).search(text):
         kind = (
             "a lone surrogate or broken UTF-8" if "\ud800" <= found[0] <= "\udfff" else "a control character"
         )
         detail = f"must not hold {kind} (U+{ord(found[0]):04X} at character {found.start()})"
-        faults.append(_fault(name, "forbidden_character", detail))
+        faults.append(fault_of(name, "forbidden_character", detail))
     return text
 
 
@@ -212,12 +212,12 @@ def _year(members: Members, name: str, faults: list[Fault]) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool):
-        faults.append(_fault(name, "wrong_type", "must be an integer or null"))
+        faults.append(fault_of(name, "wrong_type", "must be an integer or null"))
         return None
     if value < MIN_YEAR:
-        faults.append(_fault(name, "too_small", f"must be at least {MIN_YEAR}"))
+        faults.append(fault_of(name, "too_small", f"must be at least {MIN_YEAR}"))
     elif value > MAX_YEAR:
-        faults.append(_fault(name, "too_large", f"must be at most {MAX_YEAR}"))
+        faults.append(fault_of(name, "too_large", f"must be at most {MAX_YEAR}"))
     return value
 
 
@@ -240,10 +240,3 @@ def _canonical(value: object) -> bytes | None:
         return msgspec.json.encode(value, order="sorted")
     except (TypeError, ValueError, RecursionError):
         return None
-
-
-def _fault(name: str, code: str, detail: str) -> Fault:
-    # A member's name is the sender's: it may be long or hold what UTF-8 cannot.
-    shown = name if len(name) <= MAX_GENRE else name[:MAX_GENRE] + "…"
-    token = shown.replace("~", "~0").replace("/", "~1")
-    return Fault(code=code, detail=detail, pointer="#/" + quote(token, safe="~", errors="replace"))

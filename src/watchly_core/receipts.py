@@ -22,9 +22,6 @@ T_contra = TypeVar("T_contra", contravariant=True)
 #: How long a receipt is good for.
 RECEIPT_FOR: Final = timedelta(hours=24)
 
-#: Receipts that are dropped in one transaction.
-_BATCH: Final = 1_000
-
 
 class Claim(msgspec.Struct, frozen=True):
     """What a sender calls a write: a key of `actor`, and a digest of all that was asked for by it."""
@@ -103,14 +100,3 @@ class KeyedReceipt(Receipt[T_contra]):
         async with transactions() as tx:
             await self.claim(tx)
             await self.keep(tx, result)
-
-
-async def expire_receipts(transactions: Transactions, clock: Clock) -> int:
-    """Drop the receipts that are no longer good, some at a time; how many those were."""
-    expired = 0
-    while True:
-        async with transactions() as tx:
-            dropped = await tx.receipts.expire(clock(), _BATCH)
-        expired += dropped
-        if dropped < _BATCH:
-            return expired

@@ -22,7 +22,8 @@ from typing import Final
 
 import msgspec
 
-from watchly_core.catalogue import Catalogue, utc_now
+from watchly_core.catalogue import Catalogue
+from watchly_core.clocks import utc_now
 from watchly_core.errors import (
     ChangesGone,
     Overloaded,

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from watchly_core.catalogue import SYSTEM, present, require_version
+from watchly_core.catalogue import present, require_version
 from watchly_core.errors import (
     IllegalTransition,
     ImageNotFound,
@@ -34,6 +34,7 @@ from watchly_core.images import (
 )
 from watchly_core.journey import PENDING_FOR, SWEPT, Journey, require_pixels
 from watchly_core.movies import Movie
+from watchly_core.people import SYSTEM, Actor, Permission
 from watchly_core.ports import (
     Clock,
     ImageNotifications,
@@ -87,7 +88,13 @@ class DirectUploads:
         self._max_bytes = max_bytes
 
     async def issue(
-        self, movie_id: int, media_type: str, size: int, *, receipt: Receipt[Ticket] = NO_RECEIPT
+        self,
+        movie_id: int,
+        media_type: str,
+        size: int,
+        *,
+        actor: Actor = SYSTEM,
+        receipt: Receipt[Ticket] = NO_RECEIPT,
     ) -> Ticket:
         """A ticket for an image of a movie, of that type and `size` in bytes.
 
@@ -97,6 +104,7 @@ class DirectUploads:
             ImageTooLarge: it has too many bytes.
             Replayed, RequestInProgress, KeyReused: see `Receipt.look`.
         """
+        actor.require(Permission.WRITE)
         image = Image(self._keys(), 0, 0, claimed_format(media_type), size)
         await receipt.look(self._transactions)  # before the movie, which may be gone since
         await self._queries.get(movie_id)
@@ -167,7 +175,7 @@ class DirectUploads:
         key: str,
         *,
         version: int | None = None,
-        actor: str = SYSTEM,
+        actor: Actor = SYSTEM,
         receipt: Receipt[Movie] = NO_RECEIPT,
     ) -> Movie:
         """Show what was uploaded by the ticket for `key`; what is not what the ticket allows is discarded.
@@ -183,6 +191,7 @@ class DirectUploads:
             IllegalTransition: the upload was given up.
             Replayed, RequestInProgress, KeyReused: see `Receipt.look`.
         """
+        actor.require(Permission.WRITE)
         try:
             await receipt.look(self._transactions)
         except Replayed:
@@ -237,7 +246,7 @@ class DirectUploads:
         uploads: ImageUploads,
         record: ImageRecord,
         version: int | None,
-        actor: str,
+        actor: Actor,
         receipt: Receipt[Movie],
     ) -> Movie:
         """Take an upload that came to this service the way of every other image."""
@@ -279,7 +288,7 @@ class DirectUploads:
         image: Image,
         record: ImageRecord,
         version: int | None,
-        actor: str,
+        actor: Actor,
         receipt: Receipt[Movie],
     ) -> Movie:
         async with self._transactions() as tx:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from importlib.metadata import version
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 from litestar import Controller, Litestar
@@ -17,6 +18,8 @@ from watchly_adapters.container import Container
 from watchly_adapters.settings import Settings
 from watchly_core.ports import ImageFiles, ImageNotifications
 from watchly_core.threads import Threads
+from watchly_http.api_keys import ApiKeyController
+from watchly_http.authorization import admission
 from watchly_http.changes import ChangeController, HistoryController
 from watchly_http.feed import Feed
 from watchly_http.front import Front, host_check
@@ -25,12 +28,19 @@ from watchly_http.images import MovieImageController
 from watchly_http.movies import GenreController, MovieController
 from watchly_http.openapi import document
 from watchly_http.ops import DocumentationController, HealthController, ProblemController, Readiness
+from watchly_http.origins import page_check, trusted_origins
+from watchly_http.people import MeController, UserController
 from watchly_http.problems import KINDS, Problem, reply_to_error
 from watchly_http.relaying import relaying
+from watchly_http.requests import Request
 from watchly_http.running import closing_parts
+from watchly_http.sessions import KeySetController, SessionController
 from watchly_http.sweeping import sweeping
 from watchly_http.transfers import TransferController
 from watchly_http.webhooks import NotificationController
+
+#: Looks at a request before its handler does, and raises what is wrong with it.
+Check: TypeAlias = Callable[[Request], Awaitable[None]]
 
 #: Imports whose rows are read at a time; those of others wait.
 _ROW_THREADS: Final = 2
@@ -66,6 +76,7 @@ def create_app(container: Container) -> Litestar:
     """The REST API over the parts of `container`, which live as long as the application runs."""
     settings: Settings = container.settings()
     images, gallery = container.images(), container.gallery()
+    access = container.access()
     feed = Feed(container.catalogue(), container.database().signal)
 
     @asynccontextmanager
@@ -85,6 +96,11 @@ def create_app(container: Container) -> Litestar:
         "reading": _fixed(container.reading()),
         "gallery": _fixed(gallery),
         "feed": _fixed(feed),
+        "access": _fixed(access),
+        "accounts": _fixed(container.accounts()),
+        "sessions": _fixed(container.sessions()),
+        "api_keys": _fixed(container.api_keys()),
+        "signing_keys": _fixed(container.signing_keys()),
         "row_threads": _fixed(Threads(_ROW_THREADS, "watchly-rows")),
         "import_turns": _fixed(asyncio.Semaphore(_ROW_THREADS)),
         "readiness": _fixed(Readiness(container.database(), images)),
@@ -96,6 +112,11 @@ def create_app(container: Container) -> Litestar:
         MovieImageController,
         HistoryController,
         ChangeController,
+        SessionController,
+        KeySetController,
+        MeController,
+        UserController,
+        ApiKeyController,
         HealthController,
         ProblemController,
         DocumentationController,
@@ -105,22 +126,48 @@ def create_app(container: Container) -> Litestar:
     if isinstance(images, ImageNotifications):
         routes.append(NotificationController)
 
+    cors = _cors(settings)
     app = Litestar(
         routes,
-        before_request=host_check(settings.allowed_hosts),
+        before_request=_checks(
+            host_check(settings.allowed_hosts),
+            *(() if settings.auth else (page_check(settings, cors.is_origin_allowed),)),
+            admission(access, asked=settings.auth),
+        ),
         dependencies=dependencies,
         lifespan=[lifespan],
         exception_handlers={Exception: reply_to_error},
-        cors_config=_cors(settings) if settings.cors_origins else None,
+        cors_config=cors if settings.cors_origins else None,
         openapi_config=None,
         logging_config=None,
     )
     by_origin = bool(settings.cors_origins) and "*" not in settings.cors_origins
     database = container.database()
-    app.asgi_handler = Front(app.asgi_handler, by_origin=by_origin, position=lambda: database.position)
+    app.asgi_handler = Front(
+        app.asgi_handler,
+        by_origin=by_origin,
+        trusted=trusted_origins(settings),
+        position=lambda: database.position,
+    )
     statuses = {kind.code: kind.status for kind in KINDS.values()}
-    app.state.openapi = msgspec.json.encode(document(app.routes, Problem, statuses, version("watchly")))
+
+    @cache
+    def openapi() -> bytes:
+        """The document, made when it is first asked for: most processes never are."""
+        return msgspec.json.encode(
+            document(app.routes, Problem, statuses, version("watchly"), settings.everybody)
+        )
+
+    app.state.openapi = openapi
     return app
+
+
+def _checks(*checks: Check) -> Check:
+    async def check_all(request: Request) -> None:
+        for check in checks:
+            await check(request)
+
+    return check_all
 
 
 def _fixed(part: object) -> Provide:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -11,16 +10,18 @@ from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 
 from watchly_core.catalogue import Reverted
-from watchly_core.errors import Fault, InvalidMovie, InvalidQuery
+from watchly_core.errors import Fault, InvalidMovie
 from watchly_core.events import KINDS, MAX_CHANGES, MAX_SEQ, ChangeQuery
 from watchly_core.movies import MAX_ID, Movie
+from watchly_core.people import Permission
 from watchly_core.queries import DEFAULT_LIMIT
-from watchly_core.seals import seal, unseal
-from watchly_http.conditional import precondition
+from watchly_http.authorization import actor_of, still_may
+from watchly_http.conditional import of_movie, precondition
+from watchly_http.cursors import NumberCursors
 from watchly_http.downloads import EventStream
 from watchly_http.feed import Change, shown
 from watchly_http.idempotency import Sending
-from watchly_http.movies import ANONYMOUS, movie_reply
+from watchly_http.movies import movie_reply
 from watchly_http.openapi import (
     IDEMPOTENCY_KEY,
     IF_MATCH,
@@ -30,7 +31,7 @@ from watchly_http.openapi import (
     Parameter,
     Reply,
 )
-from watchly_http.parts import Catalogue, Feed, Reading, Settings
+from watchly_http.parts import Access, Catalogue, Feed, Reading, Settings
 from watchly_http.positions import SEEN, seen_by
 from watchly_http.problems import ChangesGoneProblem
 from watchly_http.requests import (
@@ -62,6 +63,9 @@ _LAST_EVENT_ID: Final = Parameter(
     place="header",
 )
 _GONE: Final = Reply("Gone: changes_gone.", ChangesGoneProblem, media_types=("application/problem+json",))
+
+#: They say before which version to go on.
+_CURSORS: Final = NumberCursors(b"history", "history", MAX_SEQ)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -96,6 +100,7 @@ class HistoryController(Controller):
         opt=Operation(
             "getMovieHistory",
             "Get the history of a movie",
+            needs=Permission.READ,
             tag=_TAG,
             parameters=(MOVIE_ID, _LIMIT, _CURSOR, SEEN),
             replies={200: Reply("Its changes, newest first.", History)},
@@ -108,15 +113,16 @@ class HistoryController(Controller):
         """List what happened to a movie, newest first, also after it was removed."""
         given = Parameters(request, ("limit", "cursor"))
         limit = _limit(given, settings)
-        before = given.get("cursor", _reads_cursor(movie_id), None)
+        before = given.get("cursor", _CURSORS.reader(_of(movie_id)), None)
         given.check()
         catalogue = seen_by(request, reading)
         number = read_id(movie_id)
-        found = await catalogue.history(number, before=before, limit=limit + 1)
+        actor = actor_of(request)
+        found = await catalogue.history(number, before=before, limit=limit + 1, actor=actor)
         if not found and before is None:
-            await catalogue.get(number)  # it is there without a history, or it never was
+            await catalogue.get(number, actor=actor)  # it is there without a history, or it never was
         data = [shown(change) for change in found[:limit]]
-        cursor = _cursor(movie_id, data[-1].version) if len(found) > limit else None
+        cursor = _CURSORS.write(data[-1].version, _of(movie_id)) if len(found) > limit else None
         return Response(_encode(History(data, cursor)), media_type=MediaType.JSON)
 
     @post(
@@ -124,6 +130,7 @@ class HistoryController(Controller):
         opt=Operation(
             "revertMovie",
             "Revert a movie",
+            needs=Permission.WRITE,
             tag=_TAG,
             parameters=(MOVIE_ID, IF_MATCH, IDEMPOTENCY_KEY),
             body={"application/json": Revert},
@@ -154,7 +161,7 @@ class HistoryController(Controller):
         """
         require_type(request)
         Parameters(request, ()).check()
-        sending = Sending(request, ANONYMOUS)
+        sending = Sending(request, actor_of(request).name)
         value = await read_json(request, settings.max_json_bytes)
         wanted = precondition(request)
         number = read_id(movie_id)
@@ -164,9 +171,11 @@ class HistoryController(Controller):
             if not await catalogue.history(number, limit=1):
                 await catalogue.get(number)  # a movie that never was is said first
             raise
-        version = await wanted.version(number, catalogue)
+        version = await wanted.version(of_movie(number, catalogue))
         return await sending.once(
-            lambda receipt: catalogue.revert(number, to, version=version, actor=ANONYMOUS, receipt=receipt),
+            lambda receipt: catalogue.revert(
+                number, to, version=version, actor=actor_of(request), receipt=receipt
+            ),
             _reverted_reply,
         )
 
@@ -181,6 +190,7 @@ class ChangeController(Controller):
         opt=Operation(
             "listChanges",
             "List changes",
+            needs=Permission.READ,
             tag=_TAG,
             parameters=(_AFTER, _LIMIT, _OF_MOVIE, _OF_KIND),
             replies={200: Reply("The next changes; none when there are no more yet.", Changes), 410: _GONE},
@@ -196,7 +206,7 @@ class ChangeController(Controller):
         after = given.get("after", whole_number(0, MAX_SEQ), 0)
         query = _query(given, after, _limit(given, settings))
         given.check()
-        found = await catalogue.changes(query)
+        found = await catalogue.changes(query, actor=actor_of(request))
         changes = Changes([shown(change) for change in found.data], found.next_after)
         return Response(_encode(changes), media_type=MediaType.JSON)
 
@@ -205,6 +215,7 @@ class ChangeController(Controller):
         opt=Operation(
             "streamChanges",
             "Follow changes",
+            needs=Permission.READ,
             tag=_TAG,
             parameters=(_AFTER, _OF_MOVIE, _OF_KIND, _LAST_EVENT_ID),
             replies={
@@ -219,7 +230,7 @@ class ChangeController(Controller):
             problems=("malformed_request", "invalid_parameter"),
         ).opt(),
     )
-    async def stream(self, request: Request, feed: Feed) -> ASGIResponse:
+    async def stream(self, request: Request, feed: Feed, access: Access) -> ASGIResponse:
         """Follow changes as Server-Sent Events: from `Last-Event-ID` or `after` on, else only new ones.
 
         A client that is too slow, or whose service stops, is let go, and misses nothing when it comes back.
@@ -229,7 +240,12 @@ class ChangeController(Controller):
         query = _query(given)
         given.check()
         last = header_of(request, "last-event-id")
-        stream = await feed.open(query, after if last is None else _event_id(last))
+        stream = await feed.open(
+            query,
+            after if last is None else _event_id(last),
+            actor=actor_of(request),
+            still=still_may(request, access, Permission.READ),
+        )
         if request.scope.get(HEAD_ONLY):
             stream.end()
         return EventStream(stream, request_id_of(request.scope))
@@ -282,29 +298,6 @@ def _version_in(value: object) -> int:
     return version
 
 
-_PURPOSE: Final = b"history"
-_VERSION_BYTES: Final = 8
-
-
-def _cursor(movie_id: str, before: int) -> str:
-    """An opaque text for the place before a version of this movie."""
-    return seal(before.to_bytes(_VERSION_BYTES), _PURPOSE, _of(movie_id))
-
-
 def _of(movie_id: str) -> bytes:
+    """What tells the cursors of one movie's history from those of another's."""
     return movie_id.encode() + b" "
-
-
-def _reads_cursor(movie_id: str) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        try:
-            place = unseal(text, _PURPOSE, _of(movie_id))
-        except ValueError:
-            place = b""
-        before = int.from_bytes(place)
-        if len(place) != _VERSION_BYTES or before > MAX_SEQ:
-            detail = "is not a cursor of this history"
-            raise InvalidQuery([Fault("invalid_cursor", detail, parameter="cursor")])
-        return before
-
-    return read

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
 
 import msgspec
 
 from watchly_core import Movie
 from watchly_core.errors import NotFound
+from watchly_core.people import User
 from watchly_http.parts import Catalogue
 from watchly_http.requests import MalformedRequest, Request, header_of
 
@@ -16,13 +18,16 @@ from watchly_http.requests import MalformedRequest, Request, header_of
 _TAG: Final = re.compile(r'[\s,]*(?P<weak>W/)?"(?P<tag>[\x21\x23-\x7e\x80-\xff]*)"\s*(?:,[\s,]*|$)')
 _VERSION: Final = re.compile(r"v([1-9][0-9]{0,18})")
 
-#: A version that no movie has.
+#: A version that nothing has.
 NO_VERSION: Final = 0
 
+#: Asks at which version something is now.
+Current: TypeAlias = Callable[[], Awaitable[int]]
 
-def etag(movie: Movie) -> str:
-    """The strong entity tag of a movie's representation."""
-    return f'"v{movie.version}"'
+
+def etag(thing: Movie | User) -> str:
+    """The strong entity tag of the representation of a movie or a user."""
+    return f'"v{thing.version}"'
 
 
 def matches(request: Request, tag: str) -> bool:
@@ -43,29 +48,33 @@ class Precondition(msgspec.Struct, frozen=True):
     allowed: frozenset[int] | None = None
     refused: frozenset[int] | None = frozenset()
 
-    async def version(self, movie_id: int, catalogue: Catalogue) -> int | None:
+    async def version(self, current: Current) -> int | None:
         """The version to base the write on: None for any, `NO_VERSION` where the precondition fails.
 
-        Where several would do, the one that the movie has now is taken, and the write still depends on it.
+        Where several would do, the `current` one is taken, and the write still depends on it.
         """
         if self.refused == frozenset():
             if self.allowed is None:
                 return None
             if len(self.allowed) <= 1:
                 return next(iter(self.allowed), NO_VERSION)
-        current = await _current(movie_id, catalogue)
-        if self.refused is None or current in self.refused:
+        now = await current()
+        if self.refused is None or now in self.refused:
             return NO_VERSION
-        return current if self.allowed is None or current in self.allowed else NO_VERSION
+        return now if self.allowed is None or now in self.allowed else NO_VERSION
 
 
-async def _current(movie_id: int, catalogue: Catalogue) -> int:
-    """The version that a movie is at; a removed one is at that of its removal."""
-    try:
-        return (await catalogue.get(movie_id)).version
-    except NotFound:
-        newest = await catalogue.history(movie_id, limit=1)
-        return newest[0].event.version if newest else NO_VERSION
+def of_movie(movie_id: int, catalogue: Catalogue) -> Current:
+    """Asks for the version that a movie is at; a removed one is at that of its removal."""
+
+    async def current() -> int:
+        try:
+            return (await catalogue.get(movie_id)).version
+        except NotFound:
+            newest = await catalogue.history(movie_id, limit=1)
+            return newest[0].event.version if newest else NO_VERSION
+
+    return current
 
 
 def precondition(request: Request) -> Precondition:

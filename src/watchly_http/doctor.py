@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from watchly_adapters.container import make_broker, make_images
+from watchly_adapters.container import Container, make_broker, make_images
 from watchly_adapters.postgres.migrate import pending
 from watchly_adapters.postgres.pool import address, connect, translated
 from watchly_adapters.postgres.reindex import waiting
@@ -21,7 +21,7 @@ from watchly_adapters.postgres.replicas import bytes_behind
 from watchly_adapters.settings import Settings
 from watchly_core.errors import Misconfigured, WatchlyError
 from watchly_core.images import Image, new_key
-from watchly_http.running import started
+from watchly_http.running import started, with_secret
 
 
 def examine(settings: Settings) -> bool:
@@ -44,8 +44,10 @@ def examine(settings: Settings) -> bool:
             healthy = False
             answer = f"FAILS: {error}"
         table.add_row(part, escape(configured), escape(answer))
+    table.add_row("sign-in", *_sign_in(settings))
     table.add_row("address", f"http://{settings.host}:{settings.port}", f"{settings.workers} workers")
     table.add_row("origins", ", ".join(settings.cors_origins) or "none", "")
+    table.add_row("proxies", ", ".join(settings.trusted_proxies) or "none", "")
     Console().print(table)
     return healthy
 
@@ -120,17 +122,42 @@ def _ask_broker(settings: Settings) -> str:
 
 
 def _secret(settings: Settings) -> str:
-    return "SECRET_KEY" if settings.secret_key or _needs_secret(settings) else "made when it is needed"
+    if settings.secret_key or _needs_secret(settings):
+        return "SECRET_KEY"
+    return "made at each start" if settings.in_memory else f"{settings.home / 'secret_key'}, made once"
 
 
 def _ask_secret(settings: Settings) -> str:
     if _needs_secret(settings) and not settings.secret_key:
         raise Misconfigured("it is missing, and DATABASE_URL is set")
-    return ""
+    if settings.in_memory:
+        return ""
+    with started(with_secret(settings)) as running:
+        if asyncio.run(pending(str(running.database_url))):
+            return ""
+        opened, found = asyncio.run(_opened(running))
+    if found and not opened:
+        raise Misconfigured(f"it opens none of {found} signing keys, and what they signed is refused")
+    return f"opens {opened} of {found} signing keys" if found else "no signing keys yet"
+
+
+async def _opened(settings: Settings) -> tuple[int, int]:
+    container = Container(settings=settings)
+    async with container.database() as database:
+        keys = await database.people.signing_keys()
+    tokens = container.tokens()
+    return sum(map(tokens.opens, keys)), len(keys)
 
 
 def _needs_secret(settings: Settings) -> bool:
     return settings.database_url is not None and not settings.in_memory
+
+
+def _sign_in(settings: Settings) -> tuple[str, str]:
+    if not settings.auth:
+        return "off", "everybody may do everything"
+    reading = "public" if settings.public_read else "for who is known"
+    return "on", f"reading is {reading}, registration {settings.registration}"
 
 
 def _ask_images(settings: Settings) -> str:

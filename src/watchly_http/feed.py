@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Final, NamedTuple
@@ -22,6 +22,7 @@ from msgspec import Meta
 from watchly_core import Catalogue, Movie, events
 from watchly_core.errors import ChangesGone, Unavailable, WatchlyError
 from watchly_core.events import KINDS, ChangeQuery, Changes, Event
+from watchly_core.people import SYSTEM, Actor, Permission
 from watchly_core.ports import ChangeSignal
 from watchly_core.tasks import cancelled
 from watchly_http.drain import at_drain
@@ -42,6 +43,9 @@ _READERS: Final = 2
 #: Seconds between signs of life, and before a database that does not answer is asked again.
 HEARTBEAT: Final = 15.0
 _PAUSE: Final = 1.0
+#: Seconds between looks at who follows, and how many are looked up at a time.
+_ASK: Final = 1.5
+_AT_ONCE: Final = 20
 #: Milliseconds after which clients come back; at a stop they do not come back all at once.
 _RETRY: Final = 3_000
 _RETRY_AT_STOP: Final = (1_000, 5_000)
@@ -112,13 +116,14 @@ class Feed:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Hand out changes while the block runs, up to the drain of the service."""
-        task = asyncio.create_task(self._run())
+        tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._ask())]
         try:
             with at_drain(self.stop):
                 yield
         finally:
             self.stop()
-            await cancelled(task)
+            for task in tasks:
+                await cancelled(task)
 
     def stop(self) -> None:
         """End all streams, and those that come as soon as they have begun."""
@@ -126,8 +131,17 @@ class Feed:
         for stream in self._open:
             stream.end()
 
-    async def open(self, query: ChangeQuery, after: int | None) -> Stream:
+    async def open(
+        self,
+        query: ChangeQuery,
+        after: int | None,
+        *,
+        actor: Actor = SYSTEM,
+        still: Callable[[], Awaitable[bool]] | None = None,
+    ) -> Stream:
         """A stream of what `query` asks for that comes after this number; of what is new if it is None.
+
+        It ends soon after `still` says that its client may not follow it any more.
 
         Raises:
             ChangesGone: some of it was pruned.
@@ -135,10 +149,11 @@ class Feed:
         """
         if len(self._open) >= MOST_STREAMS:
             raise Unavailable("streams", "too many are open", retry_after=_RETRY_AFTER)
+        actor.require(Permission.READ)
         if after is None:
             after = await self._catalogue.last_change()
         query = msgspec.structs.replace(query, after=after, limit=_PAGE)
-        return Stream(self, query, await self.read(query))
+        return Stream(self, query, await self.read(query), still)
 
     async def read(self, query: ChangeQuery) -> Changes:
         """A page of the log, when it is this reader's turn.
@@ -186,6 +201,14 @@ class Feed:
                 failed = True
                 await asyncio.sleep(_PAUSE)
 
+    async def _ask(self) -> None:
+        """End the streams whose clients may not follow them any more."""
+        while True:
+            await asyncio.sleep(_ASK)
+            asked = [stream for stream in self._open if stream.still is not None]
+            for start in range(0, len(asked), _AT_ONCE):
+                await asyncio.gather(*(_ask(stream) for stream in asked[start : start + _AT_ONCE]))
+
     async def _hand_out(self) -> None:
         """Hand out the next changes; wait for more where these are all."""
         seen = self._signal.count
@@ -205,6 +228,14 @@ class Feed:
             await self._signal.beyond(seen)
 
 
+async def _ask(stream: Stream) -> None:
+    try:
+        if stream.still is not None and not await stream.still():
+            stream.end()
+    except Exception as error:  # noqa: BLE001 - whatever it is, others are asked all the same
+        _log.warning("a stream cannot be asked for", exc_info=error)
+
+
 class Stream:
     """The changes that one client follows, as `text/event-stream` (WHATWG HTML, "Server-sent events").
 
@@ -212,14 +243,23 @@ class Stream:
         feed: gives what is new.
         query: what is asked for, and from where on.
         first: the first page of it.
+        still: whether its client may follow it still; None if there is nothing to ask.
 
     Attributes:
         ended: whether it is at its end; its client comes back if it wants more.
         on_end: called when it ends.
+        still: as above.
     """
 
-    def __init__(self, feed: Feed, query: ChangeQuery, first: Changes) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        query: ChangeQuery,
+        first: Changes,
+        still: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
         self.ended = False
+        self.still = still
         self.on_end: Callable[[], None] = lambda: None
         self._feed, self._query, self._first = feed, query, first
         self._position = query.after

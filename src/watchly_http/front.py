@@ -44,6 +44,9 @@ _log = structlog.stdlib.get_logger("watchly.requests")
 #: What a client may choose as the id of its request: anything that is safe in a log.
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
+#: What no address of this service has in it, and may be a token that somebody took for a part of one.
+_UNKNOWN: Final = re.compile(r"[^/]{33,}")
+
 #: How much of a body that nobody wanted is read all the same, and for how long: up to there the connection
 #: is kept for the next request.
 _REST_BYTES: Final = 4_194_304
@@ -56,14 +59,21 @@ class Front:
     Args:
         app: what answers.
         by_origin: whether replies differ by Origin, so that caches must keep them apart.
+        trusted: the origins whose pages may send cookies, and read the replies.
         position: where all that was written can be seen, for the replies that tell it.
     """
 
     def __init__(
-        self, app: ASGIApp, *, by_origin: bool, position: Callable[[], str | None] = lambda: None
+        self,
+        app: ASGIApp,
+        *,
+        by_origin: bool,
+        trusted: Collection[str] = (),
+        position: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._app = app
         self._position = position
+        self._trusted = frozenset((b"access-control-allow-origin", origin.encode()) for origin in trusted)
         self._by_origin = by_origin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +82,9 @@ class Front:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        exchange = _Exchange(scope, receive, send, self._position, by_origin=self._by_origin)
+        exchange = _Exchange(
+            scope, receive, send, self._position, by_origin=self._by_origin, trusted=self._trusted
+        )
         method = scope["method"]
         if method == HttpMethod.HEAD:
             scope["method"] = HttpMethod.GET
@@ -87,7 +99,7 @@ class Front:
             _log.info(
                 "request",
                 method=str(method),
-                path=path_of(scope),
+                path=_UNKNOWN.sub("…", path_of(scope)),
                 status=exchange.status,
                 ms=round((time.perf_counter() - started) * 1000, 2),
                 request_id=exchange.request_id,
@@ -111,12 +123,13 @@ class _Exchange:
         "_position",
         "_scope",
         "_send",
+        "_trusted",
         "receive",
         "request_id",
         "status",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part of its own
         self,
         scope: HTTPScope,
         receive: Receive,
@@ -124,8 +137,10 @@ class _Exchange:
         position: Callable[[], str | None],
         *,
         by_origin: bool,
+        trusted: frozenset[tuple[bytes, bytes]],
     ) -> None:
         self._scope, self._send, self._position, self._by_origin = scope, send, position, by_origin
+        self._trusted = trusted
         self._options = scope["method"] == HttpMethod.OPTIONS
         self._bodyless = scope["method"] == HttpMethod.HEAD
         self.status = 0
@@ -143,6 +158,9 @@ class _Exchange:
                 headers.append((b"connection", b"close"))
             if self._by_origin and not any(name == b"vary" for name, _ in headers):
                 headers.append((b"vary", b"Origin"))
+            # Here, because Litestar would say so to all origins or to none.
+            if self._trusted and not self._trusted.isdisjoint(headers):
+                headers.append((b"access-control-allow-credentials", b"true"))
             # Here, because Litestar's CORS puts its own in the place of one that is there.
             if isinstance(varying := self._scope.get(VARY), str):
                 headers.append((b"vary", varying.encode()))

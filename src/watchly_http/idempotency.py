@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from litestar import MediaType, Response
 
-from watchly_core.catalogue import utc_now
+from watchly_core.clocks import utc_now
 from watchly_core.errors import Replayed
 from watchly_core.receipts import NO_RECEIPT, Claim, KeptReply, KeyedReceipt, Receipt
 from watchly_http.forms import FORM

@@ -12,12 +12,14 @@ from litestar.response.base import ASGIResponse
 
 from watchly_core.errors import ImageNotFound
 from watchly_core.images import RENDERED, SNIFF_BYTES, VARIANTS, Rendition, Variant, is_key, sniff
+from watchly_core.people import Permission
 from watchly_core.ports import ImageFile
+from watchly_http.authorization import actor_of
 from watchly_http.conditional import matches
 from watchly_http.downloads import Download
 from watchly_http.negotiation import Representation, acceptable
 from watchly_http.openapi import IF_NONE_MATCH, KEY, Operation, Parameter, Reply
-from watchly_http.parts import Gallery
+from watchly_http.parts import Gallery, Settings
 from watchly_http.ranges import applies, content_range, requested
 from watchly_http.requests import (
     HEAD_ONLY,
@@ -52,6 +54,7 @@ class ImageFileController(Controller):
         opt=Operation(
             "getImage",
             "Load an image",
+            needs=Permission.READ,
             tag="Images",
             parameters=(
                 KEY,
@@ -72,21 +75,24 @@ class ImageFileController(Controller):
             problems=("invalid_parameter", "not_found", "not_acceptable", "range_not_satisfiable"),
         ).opt(),
     )
-    async def load(self, request: Request, key: FromPath[str], gallery: Gallery) -> ASGIResponse:
+    async def load(
+        self, request: Request, key: FromPath[str], gallery: Gallery, settings: Settings
+    ) -> ASGIResponse:
         """Load an image as it was accepted, or a variant of it as WebP or AVIF, which the client takes."""
         variant = parameter(request, "variant", _variant, default=None)
         if not is_key(key):
             raise ImageNotFound("no image has this key")
         rendition = None if variant is None else Rendition(variant, _format(request))
+        whose = "public" if settings.public_read else "private"
         headers = {
             # A key names the same bytes for ever.
             "ETag": f'"{key}"' if rendition is None else f'"{key}.{rendition.name}"',
-            "Cache-Control": "public, max-age=31536000, immutable",
+            "Cache-Control": f"{whose}, max-age=31536000, immutable",
             "Accept-Ranges": "bytes",
             **_SAFE,
         }
         async with AsyncExitStack() as stack:
-            file = await stack.enter_async_context(gallery.load(key, rendition))
+            file = await stack.enter_async_context(gallery.load(key, rendition, actor=actor_of(request)))
             if matches(request, headers["ETag"]):
                 return ASGIResponse(status_code=304, headers=headers)
             part = None
@@ -110,6 +116,7 @@ class ImageFileController(Controller):
         opt=Operation(
             "putImage",
             "Upload by a ticket",
+            needs=None,
             tag="Images",
             parameters=(
                 KEY,

@@ -12,11 +12,13 @@ from litestar.params import FromPath
 from watchly_core import Movie
 from watchly_core.errors import Fault, ImageNotFound, InvalidMovie, InvalidTicket
 from watchly_core.images import MEDIA_TYPES, Ticket, claimed_format, is_key
+from watchly_core.people import Permission
 from watchly_core.spools import Spool
-from watchly_http.conditional import precondition
+from watchly_http.authorization import actor_of
+from watchly_http.conditional import of_movie, precondition
 from watchly_http.forms import FORM, IMAGE, FilePart, read_form
 from watchly_http.idempotency import Sending
-from watchly_http.movies import ANONYMOUS, movie_reply
+from watchly_http.movies import movie_reply
 from watchly_http.openapi import (
     IDEMPOTENCY_KEY,
     IF_MATCH,
@@ -71,6 +73,7 @@ class MovieImageController(Controller):
         opt=Operation(
             "putMovieImage",
             "Set the image of a movie",
+            needs=Permission.WRITE,
             tag="Images",
             parameters=(MOVIE_ID, IF_MATCH),
             body={**dict.fromkeys(sorted(set(MEDIA_TYPES) - {"image/jpg"}), bytes), FORM: ImageForm},
@@ -111,8 +114,8 @@ class MovieImageController(Controller):
             else:
                 require_size(request, gallery.max_bytes)
                 content = stream(request)
-            version = await wanted.version(number, catalogue)
-            shown = await gallery.attach(number, content, sent_type, version=version, actor=ANONYMOUS)
+            version = await wanted.version(of_movie(number, catalogue))
+            shown = await gallery.attach(number, content, sent_type, version=version, actor=actor_of(request))
         return movie_reply(shown)
 
     @delete(
@@ -120,6 +123,7 @@ class MovieImageController(Controller):
         opt=Operation(
             "deleteMovieImage",
             "Remove the image of a movie",
+            needs=Permission.WRITE,
             tag="Images",
             parameters=(MOVIE_ID, PURGE, IF_MATCH),
             replies={204: Reply("The movie has no image any more.", headers=(POSITION,))},
@@ -133,14 +137,15 @@ class MovieImageController(Controller):
         purge = parameter(request, "purge", flag, default=False)
         wanted = precondition(request)
         number = read_id(movie_id)
-        version = await wanted.version(number, catalogue)
-        await gallery.detach(number, version=version, purge=purge, actor=ANONYMOUS)
+        version = await wanted.version(of_movie(number, catalogue))
+        await gallery.detach(number, version=version, purge=purge, actor=actor_of(request))
 
     @post(
         "/tickets",
         opt=Operation(
             "issueImageTicket",
             "Get a ticket for a direct upload",
+            needs=Permission.WRITE,
             tag="Images",
             parameters=(MOVIE_ID, IDEMPOTENCY_KEY),
             body={"application/json": TicketRequest},
@@ -172,7 +177,7 @@ class MovieImageController(Controller):
         """
         require_type(request)
         Parameters(request, ()).check()
-        sending = Sending(request, ANONYMOUS)
+        sending = Sending(request, actor_of(request).name)
         value = await read_json(request, settings.max_json_bytes)
         number = read_id(movie_id)
         try:
@@ -181,7 +186,9 @@ class MovieImageController(Controller):
             await catalogue.get(number)  # a movie that is not there is said first
             raise
         return await sending.once(
-            lambda receipt: gallery.uploads.issue(number, wanted.content_type, wanted.bytes, receipt=receipt),
+            lambda receipt: gallery.uploads.issue(
+                number, wanted.content_type, wanted.bytes, actor=actor_of(request), receipt=receipt
+            ),
             _ticket_reply,
         )
 
@@ -190,6 +197,7 @@ class MovieImageController(Controller):
         opt=Operation(
             "completeImageTicket",
             "Show what was uploaded directly",
+            needs=Permission.WRITE,
             tag="Images",
             parameters=(MOVIE_ID, KEY, IF_MATCH, IDEMPOTENCY_KEY),
             replies={200: Reply("The movie with its image.", Movie, headers=("ETag", POSITION))},
@@ -220,14 +228,14 @@ class MovieImageController(Controller):
         """
         Parameters(request, ()).check()
         wanted = precondition(request)
-        sending = Sending(request, ANONYMOUS)
+        sending = Sending(request, actor_of(request).name)
         number = read_id(movie_id)
         if not is_key(key):
             raise ImageNotFound("no ticket has this key")
-        version = await wanted.version(number, catalogue)
+        version = await wanted.version(of_movie(number, catalogue))
         return await sending.once(
             lambda receipt: gallery.uploads.complete(
-                number, key, version=version, actor=ANONYMOUS, receipt=receipt
+                number, key, version=version, actor=actor_of(request), receipt=receipt
             ),
             movie_reply,
         )

@@ -11,7 +11,9 @@ from litestar.params import FromPath
 from watchly_core import GenreCount, Movie, MovieDraft, Page
 from watchly_core.errors import Fault, InvalidMovie
 from watchly_core.movies import CLIENT_FIELDS, Members, MoviePatch
-from watchly_http.conditional import etag, matches, precondition
+from watchly_core.people import Permission
+from watchly_http.authorization import actor_of
+from watchly_http.conditional import etag, matches, of_movie, precondition
 from watchly_http.filters import CURSOR, FILTERS, LIMIT, SORT, read_query
 from watchly_http.forms import FORM, IMAGE, FilePart, read_form
 from watchly_http.forms import members as form_members
@@ -31,9 +33,6 @@ from watchly_http.openapi import (
 from watchly_http.parts import Catalogue, Gallery, Reading, Settings
 from watchly_http.positions import SEEN, seen_by
 from watchly_http.requests import Request, flag, media_type, parameter, read_id, read_json, require_type, vary
-
-#: Who acts while nobody signs in.
-ANONYMOUS = "anonymous"
 
 _MERGE_PATCH = ("application/merge-patch+json", "application/json")
 
@@ -88,6 +87,7 @@ class MovieController(Controller):
         opt=Operation(
             "addMovie",
             "Add a movie",
+            needs=Permission.WRITE,
             parameters=(IDEMPOTENCY_KEY,),
             body={"application/json": MovieDraft, FORM: MovieForm},
             replies={201: Reply("The movie as it was added.", Movie, headers=("ETag", "Location", POSITION))},
@@ -107,13 +107,13 @@ class MovieController(Controller):
         """Add a movie, as JSON, or as a form, which can hold its image as well."""
         accepted = ("application/json", FORM)
         require_type(request, accepted)
-        sending = Sending(request, ANONYMOUS)
+        sending = Sending(request, actor_of(request).name)
         if media_type(request) == FORM:
             return await _add_form(request, sending, catalogue, gallery, settings)
         value = await read_json(request, settings.max_json_bytes)
         members = _members(value)
         return await sending.once(
-            lambda receipt: catalogue.add(members, actor=ANONYMOUS, receipt=receipt), _added_reply
+            lambda receipt: catalogue.add(members, actor=actor_of(request), receipt=receipt), _added_reply
         )
 
     @get(
@@ -121,6 +121,7 @@ class MovieController(Controller):
         opt=Operation(
             "listMovies",
             "List movies",
+            needs=Permission.READ,
             parameters=(*FILTERS, SORT, LIMIT, CURSOR, _PREFER, SEEN),
             replies={
                 200: Reply(
@@ -141,10 +142,11 @@ class MovieController(Controller):
         query = read_query(request, (*FILTERS, SORT, LIMIT, CURSOR), settings)
         counted = preference(request, "count") == "exact"
         catalogue = seen_by(request, reading)
-        page = await catalogue.find(query)
+        actor = actor_of(request)
+        page = await catalogue.find(query, actor=actor)
         if not counted:
             return Response(_encode(page), media_type=MediaType.JSON)
-        total = await catalogue.count(query)
+        total = await catalogue.count(query, actor=actor)
         return Response(
             _encode(msgspec.structs.replace(page, total=total)),
             media_type=MediaType.JSON,
@@ -156,6 +158,7 @@ class MovieController(Controller):
         opt=Operation(
             "getMovie",
             "Get a movie",
+            needs=Permission.READ,
             parameters=(MOVIE_ID, IF_NONE_MATCH, SEEN),
             replies={200: _ONE_MOVIE, 304: Reply("The movie is still at that version.", headers=("ETag",))},
             problems=("malformed_request", "not_found"),
@@ -163,7 +166,7 @@ class MovieController(Controller):
     )
     async def get(self, request: Request, movie_id: FromPath[str], reading: Reading) -> Response[bytes]:
         """Get a movie."""
-        found = await seen_by(request, reading).get(read_id(movie_id))
+        found = await seen_by(request, reading).get(read_id(movie_id), actor=actor_of(request))
         if matches(request, etag(found)):
             return Response(b"", status_code=304, headers={"ETag": etag(found)})
         return movie_reply(found)
@@ -173,6 +176,7 @@ class MovieController(Controller):
         opt=Operation(
             "replaceMovie",
             "Replace a movie",
+            needs=Permission.WRITE,
             parameters=(MOVIE_ID, IF_MATCH),
             body={"application/json": MovieDraft},
             replies={200: _WRITTEN},
@@ -186,15 +190,16 @@ class MovieController(Controller):
         value = await read_json(request, settings.max_json_bytes)
         wanted = precondition(request)
         number = read_id(movie_id)
-        version = await wanted.version(number, catalogue)
+        version = await wanted.version(of_movie(number, catalogue))
         members = await _members_for(number, value, catalogue)
-        return movie_reply(await catalogue.replace(number, members, version=version, actor=ANONYMOUS))
+        return movie_reply(await catalogue.replace(number, members, version=version, actor=actor_of(request)))
 
     @patch(
         "/{movie_id:str}",
         opt=Operation(
             "reviseMovie",
             "Revise a movie",
+            needs=Permission.WRITE,
             parameters=(MOVIE_ID, IF_MATCH),
             body=dict.fromkeys(_MERGE_PATCH, MoviePatch),
             replies={200: _WRITTEN},
@@ -208,15 +213,16 @@ class MovieController(Controller):
         value = await read_json(request, settings.max_json_bytes, _MERGE_PATCH)
         wanted = precondition(request)
         number = read_id(movie_id)
-        version = await wanted.version(number, catalogue)
+        version = await wanted.version(of_movie(number, catalogue))
         members = await _members_for(number, value, catalogue)
-        return movie_reply(await catalogue.revise(number, members, version=version, actor=ANONYMOUS))
+        return movie_reply(await catalogue.revise(number, members, version=version, actor=actor_of(request)))
 
     @delete(
         "/{movie_id:str}",
         opt=Operation(
             "removeMovie",
             "Remove a movie",
+            needs=Permission.WRITE,
             parameters=(MOVIE_ID, PURGE, IF_MATCH),
             replies={204: Reply("The movie is gone.", headers=(POSITION,))},
             problems=("malformed_request", "invalid_parameter", "not_found", "version_conflict"),
@@ -227,8 +233,8 @@ class MovieController(Controller):
         purge = parameter(request, "purge", flag, default=False)
         wanted = precondition(request)
         number = read_id(movie_id)
-        version = await wanted.version(number, catalogue)
-        await catalogue.remove(number, version=version, purge=purge, actor=ANONYMOUS)
+        version = await wanted.version(of_movie(number, catalogue))
+        await catalogue.remove(number, version=version, purge=purge, actor=actor_of(request))
 
 
 class Genres(msgspec.Struct):
@@ -247,6 +253,7 @@ class GenreController(Controller):
         opt=Operation(
             "listGenres",
             "List genres",
+            needs=Permission.READ,
             parameters=(*FILTERS, SEEN),
             replies={200: Reply("The genres, that of the most movies first, then by name.", Genres)},
             problems=("malformed_request", "invalid_parameter"),
@@ -255,7 +262,7 @@ class GenreController(Controller):
     async def find(self, request: Request, reading: Reading, settings: Settings) -> Response[bytes]:
         """Count, by genre, the movies that the filters let through."""
         query = read_query(request, FILTERS, settings)
-        counts = await seen_by(request, reading).genres(query)
+        counts = await seen_by(request, reading).genres(query, actor=actor_of(request))
         return Response(_encode(Genres(counts)), media_type=MediaType.JSON)
 
 
@@ -277,11 +284,11 @@ async def _add_form(
         file = form.file
         if file is None:
             return await sending.once(
-                lambda receipt: catalogue.add(members, actor=ANONYMOUS, receipt=receipt), _added_reply
+                lambda receipt: catalogue.add(members, actor=actor_of(request), receipt=receipt), _added_reply
             )
         return await sending.once(
             lambda receipt: gallery.add(
-                members, file.spool, file.media_type, actor=ANONYMOUS, receipt=receipt
+                members, file.spool, file.media_type, actor=actor_of(request), receipt=receipt
             ),
             _added_reply,
         )

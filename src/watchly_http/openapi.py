@@ -15,6 +15,7 @@ import msgspec
 from litestar.routes import BaseRoute, HTTPRoute
 
 from watchly_core.movies import MAX_ID
+from watchly_core.people import Permission
 
 Json: TypeAlias = dict[str, object]
 Type: TypeAlias = type[object] | None
@@ -23,10 +24,11 @@ Type: TypeAlias = type[object] | None
 POSITION: Final = "Watchly-Position"
 
 _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
-    "ETag": ('The version of the movie, such as "v3", or the key of an image.', '"v3"'),
-    "Location": ("Where the new movie is.", "/api/movies/7"),
+    "ETag": ('The version of the movie or user, such as "v3", or the key of an image.', '"v3"'),
+    "Location": ("Where what is new can be found.", "/api/movies/7"),
     "X-Request-ID": ("The id under which the request is logged.", "6f1c0a9e5b7d4e53a2c1d0f4b8a97e31"),
     "Retry-After": ("Seconds after which to try again.", "1"),
+    "WWW-Authenticate": ("How to say who one is.", "Bearer"),
     "Allow": ("The methods of this address.", "GET, HEAD, POST"),
     "Preference-Applied": ("The preferences of the request that were followed.", "count=exact"),
     "Content-Disposition": ("The name to save it under.", 'attachment; filename="movies.csv"'),
@@ -35,7 +37,8 @@ _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
     "Upload-Offset": ("How many bytes of the upload are there: the next piece begins with this one.", "1000"),
     POSITION: ("What a read sends back that has to see this write.", "0/1B27F30"),
     "Watchly-Image": ("`gone` where the image of that version is not kept any more.", "gone"),
-    "Cache-Control": ("That nothing of it may be kept.", "no-store"),
+    "Cache-Control": ("Whether it may be kept, and how long.", "no-store"),
+    "Set-Cookie": ("The refresh token, where it travels as a cookie.", "watchly_refresh=…; HttpOnly"),
     "Idempotency-Replayed": ("That this is the reply to the request as it was sent first.", "true"),
     "Vary": ("The header of the request that chose this form of the reply.", "Accept"),
 }
@@ -43,6 +46,8 @@ _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
 _PROBLEM_HEADERS: Final[Mapping[str, str]] = {
     "method_not_allowed": "Allow",
     "unavailable": "Retry-After",
+    "too_many_attempts": "Retry-After",
+    "not_signed_in": "WWW-Authenticate",
     "request_in_progress": "Retry-After",
     "upload_conflict": "Upload-Offset",
     "range_not_satisfiable": "Content-Range",
@@ -55,8 +60,14 @@ _OF_BODIES: Final = ("request_timeout",)
 #: Those of the operations whose requests may be sent again.
 _OF_KEYS: Final = ("request_in_progress", "key_reused")
 _KEY: Final = "operation"
-#: Where it stands in the `opt` of a handler that its replies tell a position.
+#: Where it stands in the `opt` of a handler that its replies tell a position, and what permission it takes.
 TELLS_POSITION: Final = "tells_position"
+NEEDS: Final = "needs"
+#: The `opt` of a handler that is no operation of the API, and asks nobody who they are.
+OPEN: Final[Mapping[str, object]] = {NEEDS: None}
+
+#: What requests bear, as the document calls it.
+_BEARER: Final = "bearer"
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -80,20 +91,30 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """What a route says of itself: `problems` are the codes of `problems.KINDS` that it can end with."""
+    """What a route says of itself.
+
+    `needs` is the permission that it takes; with None nobody is asked who they are. `problems` are the codes
+    of `problems.KINDS` that it can end with.
+    """
 
     id: str
     summary: str
     replies: Mapping[int, Reply]
+    needs: Permission | None
     tag: str = "Movies"
     parameters: tuple[Parameter, ...] = ()
     body: Mapping[str, type[object]] = {}
+    body_required: bool = True
     problems: tuple[str, ...] = ()
+
+    def __deepcopy__(self, memo: object) -> Operation:
+        """This one: nothing of it changes, and Litestar copies handlers with all that they hold."""
+        return self
 
     def opt(self) -> Json:
         """This operation as the `opt` of a handler."""
         tells = any(POSITION in reply.headers for reply in self.replies.values())
-        return {_KEY: self, TELLS_POSITION: tells}
+        return {_KEY: self, NEEDS: self.needs, TELLS_POSITION: tells}
 
 
 MOVIE_ID: Final = Parameter(
@@ -102,10 +123,10 @@ MOVIE_ID: Final = Parameter(
 KEY: Final = Parameter("key", "The image's key.", str, "0123456789abcdef0123456789abcdef", place="path")
 PURGE: Final = Parameter("purge", "Whether the images go without a grace period.", bool, example=False)
 IF_MATCH: Final = Parameter(
-    "If-Match", "Write only if the movie is at this version still.", str, '"v3"', place="header"
+    "If-Match", "Write only if it is at this version still.", str, '"v3"', place="header"
 )
 IF_NONE_MATCH: Final = Parameter(
-    "If-None-Match", "Answer 304 if the movie is at this version still.", str, '"v3"', place="header"
+    "If-None-Match", "Answer 304 if it is at this version still.", str, '"v3"', place="header"
 )
 IDEMPOTENCY_KEY: Final = Parameter(
     "Idempotency-Key",
@@ -118,9 +139,16 @@ IDEMPOTENCY_KEY: Final = Parameter(
 
 
 def document(
-    routes: Iterable[BaseRoute], problem: type[object], statuses: Mapping[str, int], version: str
+    routes: Iterable[BaseRoute],
+    problem: type[object],
+    statuses: Mapping[str, int],
+    version: str,
+    everybody: frozenset[Permission],
 ) -> Json:
-    """The OpenAPI 3.1 document of `routes`; `statuses` are those of the problems by their codes."""
+    """The OpenAPI 3.1 document of `routes`, at which everybody may do what `everybody` says.
+
+    `statuses` are those of the problems by their codes.
+    """
     found = [
         (route.path_format, method.lower(), operation, cleandoc(handler.fn.__doc__ or ""))
         for route in routes
@@ -129,10 +157,10 @@ def document(
         if isinstance(operation := handler.opt.get(_KEY), Operation)
         for method in sorted(handler.http_methods)
     ]
-    schemas = _Schemas([problem, *(kind for _, _, operation, _ in found for kind in _types(operation))])
+    schemas = _Schemas(problem, [kind for _, _, operation, _ in found for kind in _types(operation)])
     paths: dict[str, dict[str, Json]] = {}
     for path, method, operation, description in sorted(found, key=lambda item: item[:2]):
-        paths.setdefault(path, {})[method] = _operation(operation, description, schemas, problem, statuses)
+        paths.setdefault(path, {})[method] = _operation(operation, description, schemas, statuses, everybody)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -144,15 +172,25 @@ def document(
         "servers": [{"url": "/"}],
         "tags": [{"name": name} for name in sorted({operation.tag for _, _, operation, _ in found})],
         "paths": paths,
-        "components": {"schemas": schemas.components},
+        "components": {
+            "schemas": schemas.components,
+            "securitySchemes": {
+                _BEARER: {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An access token from `/api/auth/login`, or an API key.",
+                }
+            },
+        },
     }
 
 
 class _Schemas:
-    def __init__(self, kinds: Iterable[type[object]]) -> None:
-        unique = tuple(dict.fromkeys(kinds))
+    def __init__(self, problem: type[object], kinds: Iterable[type[object]]) -> None:
+        unique = tuple(dict.fromkeys((problem, *kinds)))
         refs, components = msgspec.json.schema_components(unique, ref_template="#/components/schemas/{name}")
         self._refs = dict(zip(unique, refs, strict=True))
+        self.problem = self._refs[problem]
         self.components: dict[str, Json] = {}
         # In an order that does not change from process to process.
         for name, schema in sorted(components.items()):
@@ -175,14 +213,15 @@ def _operation(
     operation: Operation,
     description: str,
     schemas: _Schemas,
-    problem: type[object],
     statuses: Mapping[str, int],
+    everybody: frozenset[Permission],
 ) -> Json:
     keyed = IDEMPOTENCY_KEY in operation.parameters
     problems = (
         *operation.problems,
         *(_OF_BODIES if operation.body else ()),
         *(_OF_KEYS if keyed else ()),
+        *_refusals(operation.needs, everybody),
         *_ALWAYS,
     )
     described: Json = {
@@ -190,8 +229,9 @@ def _operation(
         "summary": operation.summary,
         "description": description,
         "tags": [operation.tag],
+        "security": _security(operation.needs, everybody),
         "responses": {
-            **_problems(problems, schemas[problem], statuses),
+            **_problems(dict.fromkeys(problems), schemas.problem, statuses),
             **{
                 str(status): _reply(reply, schemas, replayed=keyed and status < HTTPStatus.BAD_REQUEST)
                 for status, reply in operation.replies.items()
@@ -202,8 +242,23 @@ def _operation(
         described["parameters"] = [_parameter(parameter, schemas) for parameter in operation.parameters]
     if operation.body:
         content = {media: {"schema": schemas[kind]} for media, kind in operation.body.items()}
-        described["requestBody"] = {"required": True, "content": content}
+        described["requestBody"] = {"required": operation.body_required, "content": content}
     return described
+
+
+def _security(needs: Permission | None, everybody: frozenset[Permission]) -> list[dict[str, list[str]]]:
+    """Who is let in; the permission stands where roles do (OpenAPI 3.1, section 4.8.30)."""
+    if needs is None:
+        return []
+    borne = {_BEARER: [needs.value]}
+    return [{}, borne] if needs in everybody else [borne]
+
+
+def _refusals(needs: Permission | None, everybody: frozenset[Permission]) -> tuple[str, ...]:
+    if needs is None:
+        return ()
+    # A token that is not good is told, also where none is needed.
+    return ("not_signed_in",) if needs in everybody else ("not_signed_in", "not_allowed")
 
 
 def _parameter(parameter: Parameter, schemas: _Schemas) -> Json:

@@ -20,7 +20,7 @@ from watchly_adapters.container import Database
 from watchly_core.errors import NotFound
 from watchly_core.ports import ImageStore, Interruptible
 from watchly_http.drain import draining
-from watchly_http.openapi import Operation, Parameter, Reply
+from watchly_http.openapi import OPEN, Operation, Parameter, Reply
 from watchly_http.problems import KINDS, Kind, Problem, problem_for, problem_reply
 from watchly_http.requests import Request
 
@@ -115,7 +115,9 @@ class HealthController(Controller):
 
     @get(
         "/live",
-        opt=Operation("getLiveness", "Is it alive?", {200: Reply("It is.", Health)}, tag="Operations").opt(),
+        opt=Operation(
+            "getLiveness", "Is it alive?", {200: Reply("It is.", Health)}, needs=None, tag="Operations"
+        ).opt(),
     )
     async def live(self) -> Response[bytes]:
         """Answer without touching anything else."""
@@ -123,7 +125,7 @@ class HealthController(Controller):
 
     @get(
         "/ready",
-        opt=Operation("getReadiness", "Should it get requests?", _READY, tag="Operations").opt(),
+        opt=Operation("getReadiness", "Should it get requests?", _READY, needs=None, tag="Operations").opt(),
     )
     async def ready(
         self, request: Request, readiness: NamedDependency[SkipValidation[Readiness]]
@@ -131,7 +133,9 @@ class HealthController(Controller):
         """Ask each part for a sign of life."""
         return _readiness(request, await readiness.checks())
 
-    @get("/", opt=Operation("getHealth", "Is it alive and ready?", _READY, tag="Operations").opt())
+    @get(
+        "/", opt=Operation("getHealth", "Is it alive and ready?", _READY, needs=None, tag="Operations").opt()
+    )
     async def health(
         self, request: Request, readiness: NamedDependency[SkipValidation[Readiness]]
     ) -> Response[bytes]:
@@ -156,7 +160,11 @@ class ProblemController(Controller):
     @get(
         "/",
         opt=Operation(
-            "listProblems", "List the problems", {200: Reply("All of them.", Kinds)}, tag="Operations"
+            "listProblems",
+            "List the problems",
+            {200: Reply("All of them.", Kinds)},
+            needs=None,
+            tag="Operations",
         ).opt(),
     )
     async def all(self) -> Response[bytes]:
@@ -169,6 +177,7 @@ class ProblemController(Controller):
             "getProblem",
             "Explain a problem",
             {200: Reply("What it means.", Kind)},
+            needs=None,
             tag="Operations",
             parameters=(Parameter("code", "The problem's code.", str, "validation", place="path"),),
             problems=("not_found",),
@@ -184,17 +193,17 @@ class ProblemController(Controller):
 class DocumentationController(Controller):
     """The API described, for people and for programs."""
 
-    @get("/openapi.json")
-    async def openapi(self, state: State) -> Response[bytes]:
+    @get("/openapi.json", opt=OPEN, sync_to_thread=True)
+    def openapi(self, state: State) -> Response[bytes]:
         """The OpenAPI document."""
-        return Response(state.openapi, media_type=MediaType.JSON)
+        return Response(state.openapi(), media_type=MediaType.JSON)
 
-    @get("/docs")
+    @get("/docs", opt=OPEN)
     async def docs(self) -> Response[str]:
         """A page to read and try the API with; it loads nothing from elsewhere."""
         return Response(_PAGE, media_type=MediaType.HTML)
 
-    @get("/docs/assets/{name:str}", sync_to_thread=True)
+    @get("/docs/assets/{name:str}", opt=OPEN, sync_to_thread=True)
     def asset(self, name: FromPath[str]) -> Response[bytes]:
         """The script and the style of that page, from a wheel."""
         if name not in _ASSETS:

@@ -14,6 +14,7 @@ from litestar.types import Scope
 
 from watchly_core.errors import (
     ChangesGone,
+    EmailTaken,
     Fault,
     IllegalTransition,
     ImageNotFound,
@@ -23,20 +24,28 @@ from watchly_core.errors import (
     ImageUnreadable,
     ImportRejected,
     Invalid,
+    InvalidApiKey,
     InvalidMovie,
     InvalidQuery,
+    InvalidSignIn,
     InvalidTicket,
+    InvalidUser,
     KeyReused,
+    LastAdmin,
     MalformedJSON,
+    NotAllowed,
     NotFound,
+    NotSignedIn,
     RequestInProgress,
     SignatureRejected,
+    TooManyAttempts,
     Unavailable,
     UploadConflict,
     VersionConflict,
 )
 from watchly_core.imports import Rejection
 from watchly_core.movies import MAX_FAULTS
+from watchly_http.origins import ForeignOrigin
 from watchly_http.ranges import RangeNotSatisfiable
 from watchly_http.requests import (
     BodyTimeout,
@@ -111,6 +120,19 @@ KINDS: Final[Mapping[str, Kind]] = {
             "A query parameter is unknown, repeated or out of range; `errors` names each of them.",
         ),
         Kind(
+            "not_signed_in",
+            401,
+            "Not signed in",
+            "This takes a token or an API key that is good: `Authorization: Bearer …`.",
+        ),
+        Kind(
+            "not_allowed",
+            403,
+            "Not allowed",
+            "Whoever sends the request is known, and may not do this; or a page of another origin would use"
+            " the cookie.",
+        ),
+        Kind(
             "signature_rejected",
             403,
             "Signature rejected",
@@ -134,6 +156,13 @@ KINDS: Final[Mapping[str, Kind]] = {
             "Request in progress",
             "A request with this `Idempotency-Key` is under way; `Retry-After` says when to send it again.",
         ),
+        Kind("email_taken", 409, "Email taken", "There is an account with this address."),
+        Kind(
+            "last_admin",
+            409,
+            "Last administrator",
+            "Nobody would be an administrator any more: make another one first.",
+        ),
         Kind(
             "upload_conflict",
             409,
@@ -151,7 +180,7 @@ KINDS: Final[Mapping[str, Kind]] = {
             "version_conflict",
             412,
             "Version conflict",
-            "The movie is not at the version that `If-Match` names; nothing was changed.",
+            "The movie, or the user, is not at the version that `If-Match` names; nothing was changed.",
         ),
         Kind("too_large", 413, "Too large", "The body is larger than this service or its image store takes."),
         Kind(
@@ -170,12 +199,18 @@ KINDS: Final[Mapping[str, Kind]] = {
             "validation",
             422,
             "Invalid movie",
-            "The movie, or one of several, breaks rules; `errors` lists every one of them.",
+            "What was sent, such as a movie, breaks rules; `errors` lists every one of them.",
         ),
         Kind(
             "image_unreadable", 422, "Unreadable image", "The content is not the image that it claims to be."
         ),
         Kind("key_reused", 422, "Key reused", "This `Idempotency-Key` was used for another request."),
+        Kind(
+            "too_many_attempts",
+            429,
+            "Too many attempts",
+            "There were too many attempts; `Retry-After` says when there may be another one.",
+        ),
         Kind(
             "internal", 500, "Internal error", "A fault of this service; its log tells more by `request_id`."
         ),
@@ -191,6 +226,15 @@ KINDS: Final[Mapping[str, Kind]] = {
 _BY_ERROR: Final[Mapping[type[Exception], str]] = {
     InvalidMovie: "validation",
     InvalidTicket: "validation",
+    InvalidUser: "validation",
+    InvalidSignIn: "validation",
+    InvalidApiKey: "validation",
+    NotSignedIn: "not_signed_in",
+    NotAllowed: "not_allowed",
+    ForeignOrigin: "not_allowed",
+    TooManyAttempts: "too_many_attempts",
+    EmailTaken: "email_taken",
+    LastAdmin: "last_admin",
     InvalidQuery: "invalid_parameter",
     ImportRejected: "validation",
     NotFound: "not_found",
@@ -234,7 +278,9 @@ def reply_to_error(request: Request, error: Exception) -> Response[bytes]:
     headers: dict[str, str] = {}
     log_error(error, request_id_of(request.scope))
     code, detail = _explain(error)
-    if isinstance(error, (Unavailable, RequestInProgress)):
+    if isinstance(error, NotSignedIn):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, (Unavailable, RequestInProgress, TooManyAttempts)):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, UploadConflict):
         headers["Upload-Offset"] = str(error.received)
@@ -249,6 +295,8 @@ def reply_to_error(request: Request, error: Exception) -> Response[bytes]:
         gone = msgspec.structs.asdict(problem_for(request, kind, detail))
         return problem_reply(ChangesGoneProblem(**gone, horizon=error.horizon), headers)
     faults = tuple(error.faults) if isinstance(error, Invalid) else ()
+    if isinstance(error, Invalid) and code == "validation":
+        kind = msgspec.structs.replace(kind, title=f"Invalid {error.subject}")
     return problem_reply(problem_for(request, kind, detail, faults), headers)
 
 

@@ -15,7 +15,7 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.types import Scope
 
-from watchly_core.errors import Fault, InvalidQuery, MovieNotFound, NotFound, WatchlyError
+from watchly_core.errors import Fault, InvalidQuery, NotFound, WatchlyError
 from watchly_core.imports import decode_json
 from watchly_core.movies import MAX_ID
 
@@ -29,6 +29,12 @@ REQUEST_ID: Final = "watchly.request_id"
 HEAD_ONLY: Final = "watchly.head_only"
 VARY: Final = "watchly.vary"
 _DIGEST: Final = "watchly.digest"
+
+#: The methods that routes have handlers for.
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+#: Bytes of a body that holds a few short texts: as many as two of the longest passwords, all escaped.
+SMALL_BODY: Final = 30_000
 
 #: Seconds for which the next piece of a body is waited for.
 BODY_WAIT: Final = 30.0
@@ -81,24 +87,24 @@ def path_of(scope: Scope) -> str:
 def allowed_methods(scope: Scope) -> list[str]:
     """The methods that the address of a request takes: those for which the router finds a handler."""
     allowed = []
-    for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+    for method in (*METHODS, "OPTIONS"):
         with suppress(HTTPException):
             scope["litestar_app"].asgi_router.handle_routing(path=scope["path"], method=method)
             allowed += [method, "HEAD"] if method == "GET" else [method]
     return allowed
 
 
-def read_id(text: str) -> int:
-    """The id that a path segment names.
+def read_id(text: str, thing: str = "movie") -> int:
+    """The id of a thing of this kind that a path segment names.
 
     Raises:
-        MovieNotFound: it is not a plain decimal in range, so no movie has it.
+        NotFound: it is not a plain decimal in range, so no such thing has it.
     """
     if _ID.fullmatch(text) is None:
-        raise NotFound("no movie has such an id")
+        raise NotFound(f"no {thing} has such an id")
     number = int(text)
     if number > MAX_ID:
-        raise MovieNotFound(number)
+        raise NotFound(f"no {thing} has the id {number}")
     return number
 
 

@@ -35,30 +35,43 @@ def running_database(settings: Settings) -> Iterator[tuple[Settings, list[str]]]
         yield running, asyncio.run(migrate(str(running.database_url)))
 
 
+def with_secret(settings: Settings) -> Settings:
+    """Settings with a secret: their own, or the one that the embedded home keeps.
+
+    Raises:
+        Misconfigured: there is none, and only whoever runs the database can say which.
+    """
+    if settings.secret_key is not None:
+        return settings
+    if settings.in_memory:
+        secret = secrets.token_urlsafe(32)
+    elif settings.database_url is None:
+        from watchly_adapters.embedded import secret_key
+
+        secret = secret_key(settings.home)
+    else:
+        raise Misconfigured(
+            "SECRET_KEY is missing, and DATABASE_URL is set; an example: the output of `openssl rand -hex 32`"
+        )
+    return msgspec.structs.replace(settings, secret_key=secret)
+
+
 def serving(settings: Settings, stack: ExitStack) -> tuple[Settings, Callable[[], None] | None]:
     """The settings of a service whose database runs while `stack` is open, with a secret.
 
     With them comes what to call now and then, if anything, so that this database goes on running.
     """
     keep: Callable[[], None] | None = None
-    if settings.in_memory:
-        secret = secrets.token_urlsafe(32)
-    elif settings.database_url is None:
-        from watchly_adapters.embedded import EmbeddedPostgres, secret_key
+    settings = with_secret(settings)
+    if settings.database_url is None:
+        from watchly_adapters.embedded import EmbeddedPostgres
 
         server = EmbeddedPostgres(settings.home)
         keep = server.revive
         settings = msgspec.structs.replace(settings, database_url=stack.enter_context(server))
-        stack.enter_context(running_database(settings))
-        secret = settings.secret_key or secret_key(settings.home)
-    elif settings.secret_key is None:
-        raise Misconfigured(
-            "SECRET_KEY is missing, and DATABASE_URL is set; an example: the output of `openssl rand -hex 32`"
-        )
-    else:
+    if not settings.in_memory:
         settings, _ = stack.enter_context(running_database(settings))
-        secret = settings.secret_key or ""
-    return msgspec.structs.replace(settings, secret_key=secret), keep
+    return settings, keep
 
 
 @asynccontextmanager

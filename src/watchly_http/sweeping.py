@@ -1,4 +1,4 @@
-"""Sweeping while the service runs: images that are due, old events and old receipts go by themselves."""
+"""Sweeping while the service runs: images that are due and what is good no longer go by themselves."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import structlog
 from watchly_adapters.container import Database
 from watchly_adapters.settings import Settings
 from watchly_core import Catalogue, Gallery
-from watchly_core.catalogue import utc_now
+from watchly_core.api_keys import KEPT_FOR
+from watchly_core.clocks import utc_now
 from watchly_core.errors import WatchlyError
-from watchly_core.receipts import expire_receipts
+from watchly_core.expiry import expire, expire_signing_keys
 from watchly_core.tasks import cancelled
 
 _log = structlog.stdlib.get_logger("watchly.sweeping")
@@ -36,8 +37,12 @@ async def sweeping(
 
 
 async def drop_old(database: Database, catalogue: Catalogue, settings: Settings) -> int:
-    """Drop receipts that are no longer good, and events that are kept no longer; how many events."""
-    await expire_receipts(database.transactions, utc_now)
+    """Drop what is good no longer, and events that are kept no longer; how many events."""
+    await expire(database.transactions, lambda tx: tx.receipts, utc_now)
+    await expire(database.transactions, lambda tx: tx.sessions, utc_now)
+    await expire(database.transactions, lambda tx: tx.throttles, utc_now)
+    await expire(database.transactions, lambda tx: tx.api_keys, lambda: utc_now() - KEPT_FOR)
+    await expire_signing_keys(database.people, database.transactions, utc_now)
     retention = settings.log_retention
     return 0 if retention is None else await catalogue.prune(retention)
 

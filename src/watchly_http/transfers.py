@@ -18,11 +18,12 @@ from litestar.response.base import ASGIResponse
 from watchly_core.errors import Unavailable
 from watchly_core.exports import write_csv, write_ndjson
 from watchly_core.imports import Form, ImportReport, Row, read_lines, read_rows
+from watchly_core.people import Permission
 from watchly_core.spools import spooled
+from watchly_http.authorization import actor_of
 from watchly_http.downloads import Download
 from watchly_http.filters import FILTERS, SORT, read_query
 from watchly_http.idempotency import Sending
-from watchly_http.movies import ANONYMOUS
 from watchly_http.negotiation import Representation, acceptable, sent_form
 from watchly_http.openapi import IDEMPOTENCY_KEY, POSITION, Operation, Parameter, Reply
 from watchly_http.parts import Catalogue, ImportTurns, Reading, RowThreads, Settings
@@ -74,6 +75,7 @@ class TransferController(Controller):
         opt=Operation(
             "exportMovies",
             "Export movies",
+            needs=Permission.READ,
             parameters=(*FILTERS, SORT, SEEN),
             replies={
                 200: Reply(
@@ -94,7 +96,7 @@ class TransferController(Controller):
         form = acceptable(request, (_NDJSON, _CSV))
         query = read_query(request, (*FILTERS, SORT), settings)
         write, name = (write_csv, "movies.csv") if form is _CSV else (write_ndjson, "movies.ndjson")
-        chunks = write(seen_by(request, reading).export(query))
+        chunks = write(seen_by(request, reading).export(query, actor=actor_of(request)))
         try:
             # Whatever is wrong shows while there is still time for a problem.
             first = await anext(chunks, b"")
@@ -114,6 +116,7 @@ class TransferController(Controller):
         opt=Operation(
             "importMovies",
             "Import movies",
+            needs=Permission.WRITE,
             parameters=(
                 Parameter(
                     "on_error",
@@ -159,7 +162,7 @@ class TransferController(Controller):
         on_error = given.get("on_error", _on_error, OnError.ABORT)
         dry_run = given.get("dry_run", flag, default=False)
         given.check()
-        sending = Sending(request, ANONYMOUS)
+        sending = Sending(request, actor_of(request).name)
         largest = settings.max_import_bytes
         require_size(request, largest)
         async with spooled(stream(request), largest, BodyTooLarge(largest)) as (file, _), _turn(import_turns):
@@ -169,7 +172,7 @@ class TransferController(Controller):
                     _rows(source, row_threads),
                     skip_invalid=on_error is OnError.SKIP,
                     dry_run=dry_run,
-                    actor=ANONYMOUS,
+                    actor=actor_of(request),
                     receipt=receipt,
                 ),
                 _report_reply,

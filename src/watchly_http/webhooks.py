@@ -25,6 +25,7 @@ class NotificationController(Controller):
         opt=Operation(
             "notifyOfImage",
             "Tell that an upload has arrived",
+            needs=None,
             tag="Images",
             parameters=(
                 Parameter("X-Cld-Timestamp", "When it was signed.", str, "1795000000", place="header"),

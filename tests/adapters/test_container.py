@@ -20,23 +20,31 @@ from watchly_adapters.memory import MemoryDatabase, MemoryImages
 from watchly_adapters.nats import NatsPublisher
 from watchly_adapters.pillow import PillowInspector
 from watchly_adapters.postgres import PostgresDatabase
+from watchly_adapters.security import Argon2Hasher, SealedTokens
 from watchly_adapters.settings import Settings, read_settings
 from watchly_adapters.testing import samples
 from watchly_adapters.testing.stores import events_of
 from watchly_adapters.webhooks import WebhookPublisher
 from watchly_core import Catalogue, Gallery, MovieDraft
+from watchly_core.access import Access
+from watchly_core.accounts import Accounts
+from watchly_core.api_keys import ApiKeys
+from watchly_core.clocks import utc_now
 from watchly_core.dispatch import Dispatch
 from watchly_core.errors import ImageTooLarge, Misconfigured
 from watchly_core.images import Image, StoredImage, new_key
 from watchly_core.messages import Target
 from watchly_core.relays import Relay
+from watchly_core.sessions import Sessions
+from watchly_core.signing_keys import SigningKey, SigningKeys
+from watchly_core.throttle import Throttle
 from watchly_core.webhooks import Webhooks
 
 # psycopg's pool wants an event loop even before it is opened.
 pytestmark = pytest.mark.anyio
 
-MEMORY = {"DATABASE_URL": "memory:"}
-POSTGRES = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/films"}
+MEMORY = {"DATABASE_URL": "memory:", "SECRET_KEY": "only for this test, of 32 letters"}
+POSTGRES = MEMORY | {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/films"}
 REPLICA = {"READ_DATABASE_URL": "postgresql://nobody@127.0.0.1:2/films"}
 FILES = {"IMAGE_STORE_URL": "file:///srv/some%20images"}
 CLOUDINARY = {"CLOUDINARY_URL": "cloudinary://123:secret@films"}
@@ -74,6 +82,14 @@ async def test_every_provider_builds_its_part_once(
         "catalogue": Catalogue,
         "reading": Catalogue,
         "gallery": Gallery,
+        "hasher": Argon2Hasher,
+        "tokens": SealedTokens,
+        "throttle": Throttle,
+        "signing_keys": SigningKeys,
+        "accounts": Accounts,
+        "sessions": Sessions,
+        "api_keys": ApiKeys,
+        "access": Access,
         "webhooks": Webhooks,
         "relay": Relay,
         "dispatch": Dispatch,
@@ -98,6 +114,32 @@ async def test_a_broker_without_its_library_is_a_mistake(monkeypatch: pytest.Mon
         container(**MEMORY, NATS_URL="nats://127.0.0.1:1").dispatch()
 
 
+@pytest.mark.parametrize("name", ["hasher", "tokens"])
+async def test_accounts_without_their_libraries_are_a_mistake(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "watchly_adapters.security", None)
+    with pytest.raises(Misconfigured, match=r"pip install 'watchly\[people\]'"):
+        getattr(container(**MEMORY), name)()
+
+
+async def test_tokens_without_a_secret_are_a_mistake() -> None:
+    with pytest.raises(Misconfigured, match=r"^SECRET_KEY is missing; an example: "):
+        container(DATABASE_URL="memory:").tokens()
+
+
+async def test_tokens_are_those_of_the_secret() -> None:
+    one, same, other = (
+        container(**MEMORY),
+        container(**MEMORY),
+        container(**MEMORY | {"SECRET_KEY": "x" * 32}),
+    )
+    kid, sealed = one.tokens().new_key()
+    key = SigningKey(kid, sealed, utc_now(), utc_now())
+    assert same.tokens().opens(key)
+    assert not other.tokens().opens(key)
+
+
 async def test_two_containers_share_nothing() -> None:
     one, other = container(**MEMORY), container(**MEMORY)
     assert one.database() is not other.database()
@@ -108,7 +150,7 @@ FAKES = """
 import sys
 from watchly_adapters.container import Container
 from watchly_adapters.settings import read_settings
-made = Container(settings=read_settings({"DATABASE_URL": "memory:"}))
+made = Container(settings=read_settings({"DATABASE_URL": "memory:", "SECRET_KEY": "x" * 32}))
 for provider in made.providers.values():
     provider()
 print(*sorted({name.partition(".")[0] for name in sys.modules}))

@@ -47,7 +47,7 @@ from tests.legacy import (
 
 from watchly_adapters.postgres import PostgresDatabase, migrate
 from watchly_adapters.postgres.migrate import Migration, migrations, pending
-from watchly_adapters.testing.stores import events_of
+from watchly_adapters.testing.stores import add_user, events_of
 from watchly_core.errors import Misconfigured, Unavailable
 from watchly_core.events import MovieAdded
 from watchly_core.movies import MovieDraft
@@ -68,6 +68,7 @@ LABELS: Final = [
     "0008_changes",
     "0009_receipts",
     "0010_relays",
+    "0011_people",
 ]
 
 
@@ -294,6 +295,16 @@ async def test_an_adopted_table_takes_movies(empty_database: str, variant: str, 
         assert (await database.queries.get(1)).title == "Heat 2"
         for added in (one, *many):
             assert await database.queries.get(added.id) == added
+
+
+async def test_users_of_another_program_are_left_alone(empty_database: str) -> None:
+    execute(empty_database, "CREATE TABLE users (name text)", "CREATE TABLE sessions (name text)")
+    await migrate(empty_database)
+    async with PostgresDatabase(empty_database) as database:
+        assert list(await database.people.users(0, 1)) == []
+        user = await add_user(database)
+        assert list(await database.people.users(0, 1)) == [user]
+    assert select(empty_database, "SELECT FROM users") == []
 
 
 async def test_each_adopted_row_has_one_event(empty_database: str) -> None:

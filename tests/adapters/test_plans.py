@@ -1,11 +1,12 @@
-"""That finding movies goes by the indexes made for it: the plans of what is really sent, on enough rows."""
+"""That finding movies and people goes by the indexes made for it: the plans of what is really sent."""
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import hashlib
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Final, Self
 
 import psycopg
@@ -16,7 +17,9 @@ from psycopg.rows import TupleRow, tuple_row
 from tests.conftest import new_database
 
 from watchly_adapters.postgres import PostgresDatabase, migrate, pool, vocabulary
+from watchly_adapters.testing.stores import Failure
 from watchly_core.movies import MovieDraft
+from watchly_core.ports import PeopleQueries, Transaction
 from watchly_core.queries import Cursor, MovieQuery, read_sort
 
 pytestmark = pytest.mark.anyio
@@ -35,6 +38,59 @@ SORTS: Final = {
     "updated_at": "watchly_movies_updated_at",
     "-updated_at": "watchly_movies_updated_at_down",
 }
+START: Final = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+#: People of a catalogue where anybody may register; each moment has passed for one in thirty of them.
+PEOPLE: Final = """
+    INSERT INTO watchly_users (email, role, password_hash, created_at, version)
+    SELECT n || '@films.example', CASE WHEN n % 1000 = 0 THEN 'admin' ELSE 'viewer' END, 'hash', now(), 1
+    FROM generate_series(1, 10000) n;
+    INSERT INTO watchly_sessions (id, user_id, handle, secret, created_at, rotated_at, expires_at)
+    SELECT 'session ' || n, n, sha256(n::text::bytea), 'secret', now(), now(),
+           timestamptz '2026-01-01 00:00Z' + interval '1 minute' * (n - 300)
+    FROM generate_series(1, 10000) n;
+    INSERT INTO watchly_api_keys (name, role, prefix, digest, user_id, created_at)
+    SELECT 'key', 'viewer', 'prefix ' || n, 'digest', CASE WHEN n % 1000 <> 0 THEN n END, now()
+    FROM generate_series(1, 10000) n;
+    INSERT INTO watchly_throttles (bucket, count, until)
+    SELECT 'bucket ' || n, 1, timestamptz '2026-01-01 00:00Z' + interval '1 minute' * (n - 300)
+    FROM generate_series(1, 10000) n;
+"""
+#: How people are read, and the indexes for it.
+READS: Final[dict[str, tuple[Callable[[PeopleQueries], Awaitable[object]], set[str]]]] = {
+    "account": (lambda people: people.account("77@films.example"), {"watchly_users_email_key"}),
+    "user": (lambda people: people.user(77), {"watchly_users_pkey"}),
+    "users": (lambda people: people.users(5_000, 20), {"watchly_users_pkey"}),
+    "session-user": (
+        lambda people: people.session_user("session 77"),
+        {"watchly_sessions_pkey", "watchly_users_pkey"},
+    ),
+    "api-key": (
+        lambda people: people.api_key("prefix 77"),
+        {"watchly_api_keys_prefix_key", "watchly_users_pkey"},
+    ),
+    "keys-of-a-user": (lambda people: people.api_keys(77), {"watchly_api_keys_user_id"}),
+    "keys-of-nobody": (lambda people: people.api_keys(None), {"watchly_api_keys_user_id"}),
+}
+#: How they are found inside of transactions.
+STEPS: Final[dict[str, tuple[Callable[[Transaction], Awaitable[object]], set[str]]]] = {
+    "session": (
+        lambda tx: tx.sessions.get(hashlib.sha256(b"77").digest()),
+        {"watchly_sessions_handle_key", "watchly_users_pkey"},
+    ),
+    "sessions-of-a-user": (lambda tx: tx.sessions.remove_all(77), {"watchly_sessions_user_id"}),
+    "old-sessions": (
+        lambda tx: tx.sessions.expire(START, 9),
+        {"watchly_sessions_expires_at", "watchly_sessions_pkey"},
+    ),
+    "administrators": (lambda tx: tx.users.admins(), {"watchly_users_admins"}),
+    "number-of-keys-of-a-user": (lambda tx: tx.api_keys.count(77), {"watchly_api_keys_user_id"}),
+    "number-of-keys-of-nobody": (lambda tx: tx.api_keys.count(None), {"watchly_api_keys_user_id"}),
+    "bucket": (lambda tx: tx.throttles.find("bucket 77", START), {"watchly_throttles_pkey"}),
+    "old-buckets": (
+        lambda tx: tx.throttles.expire(START, 9),
+        {"watchly_throttles_until", "watchly_throttles_pkey"},
+    ),
+}
 
 
 class Node:
@@ -44,6 +100,8 @@ class Node:
         self.type = str(members["Node Type"])
         self.relation = members.get("Relation Name")
         self.index = members.get("Index Name")
+        removed = members.get("Rows Removed by Filter", 0)
+        self.filters_all = bool(self.index and removed) and "Index Cond" not in members
         children = members.get("Plans", [])
         assert isinstance(children, list)
         # What was not reached cost nothing.
@@ -77,6 +135,10 @@ class Plans:
     def reads_whole_tables(self) -> bool:
         return any(node.type.endswith("Seq Scan") for node in self.nodes)
 
+    def reads_whole_indexes(self) -> bool:
+        """Whether rows of all an index are looked at, to leave some out."""
+        return any(node.filters_all for node in self.nodes)
+
     def sorts_rows(self) -> bool:
         """Whether rows of the table are sorted, and not only those of the steps' results."""
         return any(node.type == "Sort" and node.reads_table() for node in self.nodes)
@@ -97,25 +159,27 @@ def draft(chance: random.Random, words: list[str]) -> MovieDraft:
 async def fill(url: str) -> None:
     chance = random.Random(7)  # noqa: S311 - the same movies each time
     words = ["".join(chance.choices("abcdefghiklmnoprstuvw", k=chance.randint(3, 9))) for _ in range(3_000)]
-    start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     async with PostgresDatabase(url) as database:
         for batch in range(ROWS // 1_000):
             drafts = [
                 draft(chance, ["the", *words[:1_000], "godfather", *words[1_000:]]) for _ in range(1_000)
             ]
             async with database.transactions() as tx:
-                await tx.movies.add_many(drafts, start + dt.timedelta(seconds=batch))
+                await tx.movies.add_many(drafts, START + dt.timedelta(seconds=batch))
 
 
 @pytest.fixture(scope="module")
 def films(server_url: str) -> Iterator[str]:
-    """The URL of a database of many movies, whose statistics are fresh."""
+    """The URL of a database of many movies and people, whose statistics are fresh."""
     with new_database(server_url) as url:
         asyncio.run(migrate(url))
         asyncio.run(fill(url))
         with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("VACUUM ANALYZE movies")
-            connection.execute("VACUUM ANALYZE trigrams")
+            connection.execute(PEOPLE)
+            connection.execute(
+                "VACUUM ANALYZE movies, trigrams, watchly_users, watchly_sessions,"
+                " watchly_api_keys, watchly_throttles"
+            )
         yield url
 
 
@@ -141,6 +205,8 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> Plans:
         ) -> Self:
             assert isinstance(query, str | sql.Composed)
             text = query.encode() if isinstance(query, str) else query.as_bytes()
+            if text.startswith(b"LOCK"):  # that has no plan
+                return await super().execute(query, params, prepare=prepare, binary=binary)
             async with AsyncCursor(self.connection, row_factory=tuple_row) as asked:
                 await asked.execute(b"EXPLAIN (ANALYZE, FORMAT JSON) " + text, params, prepare=False)
                 row = await asked.fetchone()
@@ -242,3 +308,31 @@ async def test_rows_of_other_programs_are_found_by_the_index_of_those(films: str
     assert [node.index for node in Node(row[0][0]["Plan"]).walk() if node.index] == [
         "watchly_movies_unsearched"
     ]
+
+
+@pytest.mark.parametrize(("read", "indexes"), READS.values(), ids=list(READS))
+async def test_people_are_read_by_their_indexes(
+    database: PostgresDatabase,
+    plans: Plans,
+    read: Callable[[PeopleQueries], Awaitable[object]],
+    indexes: set[str],
+) -> None:
+    assert await read(database.people)
+    assert plans.indexes == indexes
+    assert not plans.reads_whole_tables()
+
+
+@pytest.mark.parametrize(("step", "indexes"), STEPS.values(), ids=list(STEPS))
+async def test_people_are_found_in_transactions_by_their_indexes(
+    database: PostgresDatabase,
+    plans: Plans,
+    step: Callable[[Transaction], Awaitable[object]],
+    indexes: set[str],
+) -> None:
+    with pytest.raises(Failure):  # noqa: PT012 - a transaction is its block
+        async with database.transactions() as tx:
+            await step(tx)
+            raise Failure  # the others find the same rows
+    assert plans.indexes == indexes
+    assert not plans.reads_whole_tables()
+    assert not plans.reads_whole_indexes()

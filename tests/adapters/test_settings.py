@@ -17,6 +17,7 @@ from rich.pretty import pretty_repr
 
 from watchly_adapters.settings import Settings, load_settings, read_settings
 from watchly_core.errors import Misconfigured
+from watchly_core.people import Permission
 
 SECRET = "s3cret" * 6
 HOME = Path("/srv/watchly")
@@ -29,7 +30,11 @@ DEFAULTS: Mapping[str, object] = {
     "read_database_url": None,
     "image_store_url": None,
     "secret_key": None,
+    "auth": True,
+    "public_read": True,
+    "registration": "closed",
     "cors_origins": (),
+    "trusted_proxies": (),
     "allowed_hosts": (),
     "max_json_bytes": 1_000_000,
     "max_image_bytes": 500_000_000,
@@ -128,6 +133,25 @@ GOOD: list[tuple[str, str, object]] = [
         "cloudinary://1:s@films?upload_prefix=http://127.0.0.1:9",
     ),
     ("SECRET_KEY", "x" * 32, "x" * 32),
+    ("SECRET_KEY", "\u043a\u043b\u044e\u0447" * 8, "\u043a\u043b\u044e\u0447" * 8),
+    ("AUTH", "OFF", False),
+    ("AUTH", "false", False),
+    ("AUTH", "on", True),
+    ("PUBLIC_READ", "False", False),
+    ("PUBLIC_READ", "off", False),
+    ("PUBLIC_READ", "true", True),
+    ("REGISTRATION", "Open", "open"),
+    ("REGISTRATION", "closed", "closed"),
+    ("TRUSTED_PROXIES", "127.0.0.1", ("127.0.0.1/32",)),
+    (
+        "TRUSTED_PROXIES",
+        " 10.0.0.0/8 ,192.168.0.0/255.255.0.0,, ::1, FD00::/08",
+        ("10.0.0.0/8", "192.168.0.0/16", "::1/128", "fd00::/8"),
+    ),
+    ("TRUSTED_PROXIES", "2001:DB8:0:0::/32", ("2001:db8::/32",)),
+    ("TRUSTED_PROXIES", "0.0.0.0/0,::/0", ("0.0.0.0/0", "::/0")),
+    # So a socket for both kinds of addresses shows those of IPv4.
+    ("TRUSTED_PROXIES", "::ffff:127.0.0.1,::ffff:10.0.0.0/104", ("127.0.0.1/32", "10.0.0.0/8")),
     ("CORS_ORIGINS", "https://app.example", ("https://app.example",)),
     (
         "CORS_ORIGINS",
@@ -259,6 +283,8 @@ _DATABASE = "must be a postgresql:// URL, with odd characters as %XX, or memory:
 _STORE = "must be a file:// or cloudinary:// URL or memory:"
 _FOLDER = "must name a folder by its whole path, with three slashes and odd characters as %XX"
 _CLOUDINARY = "must be cloudinary://key:secret@cloud"
+_NETWORKS = "must be a comma list of IP addresses and networks"
+_BEGINNING = "must have networks that begin with their address, as 10.0.0.0/8 does"
 _NOBODY = "must be a path, and nobody knows the home directory that it begins with"
 
 EXAMPLES = {
@@ -275,7 +301,11 @@ EXAMPLES = {
     "IMAGE_STORE_URL": "file:///srv/images",
     "CLOUDINARY_URL": "cloudinary://key:secret@cloud",
     "SECRET_KEY": "the output of: openssl rand -hex 32",
+    "AUTH": "off",
+    "PUBLIC_READ": "false",
+    "REGISTRATION": "open",
     "CORS_ORIGINS": "https://app.example,http://localhost:3000",
+    "TRUSTED_PROXIES": "127.0.0.1,10.0.0.0/8",
     "ALLOWED_HOSTS": "movies.example,www.movies.example",
     "MAX_JSON_BYTES": "1 MB",
     "MAX_IMAGE_BYTES": "500 MB",
@@ -371,6 +401,37 @@ BAD: list[tuple[str, str, list[str]]] = [
         ],
     ),
     ("SECRET_KEY", "must have at least 32 characters", ["s3cret", "x" * 31]),
+    ("SECRET_KEY", "must be text in UTF-8", [SECRET + os.fsdecode(b"\xff")]),
+    ("AUTH", "must be on or off", ["no", "0", "of", "disabled", "none"]),
+    ("PUBLIC_READ", "must be on or off", ["no", "1", "public"]),
+    ("REGISTRATION", "must be one of open, closed", ["on", "off", "true", "public"]),
+    (
+        "TRUSTED_PROXIES",
+        _NETWORKS,
+        [
+            "*",
+            "proxy.example",
+            "1",
+            "127.0.0.1:80",
+            "[::1]",
+            "10.0.0.0/33",
+            "10.0.0.0/-1",
+            "10.0.0.0/",
+            "10.0.0.1-10.0.0.9",
+            "010.0.0.1",
+            "10.0.0.0/8 10.1.0.0/16",
+            "10.0.0.0/\u0668",
+            "::/129",
+            "::1,nobody",
+            "9" * 5000,
+        ],
+    ),
+    ("TRUSTED_PROXIES", _BEGINNING, ["10.0.0.5/8", "fd00::1/8", "127.0.0.1,10.1.2.3/24"]),
+    (
+        "TRUSTED_PROXIES",
+        "must have IPv6 addresses without the names of interfaces",
+        ["fe80::1%eth0", "fe80::%eth0/64"],
+    ),
     (
         "CORS_ORIGINS",
         _ORIGINS,
@@ -436,6 +497,24 @@ def test_the_examples_are_good_values(variable: str) -> None:
 def test_every_variable_has_a_bad_value_above() -> None:
     read = {variable for variable, _, _ in BAD} | {"HOST"}
     assert {field(variable) for variable in read} == set(Settings.__struct_fields__)
+
+
+# ---- what everybody may do ----
+
+
+@pytest.mark.parametrize(
+    ("environment", "everybody"),
+    [
+        ({}, {Permission.READ}),
+        ({"PUBLIC_READ": "off"}, set()),
+        ({"REGISTRATION": "open"}, {Permission.READ, Permission.REGISTER}),
+        ({"REGISTRATION": "open", "PUBLIC_READ": "off"}, {Permission.REGISTER}),
+        ({"AUTH": "off"}, set(Permission)),
+        ({"AUTH": "off", "PUBLIC_READ": "off", "REGISTRATION": "closed"}, set(Permission)),
+    ],
+)
+def test_what_everybody_may_do(environment: dict[str, str], everybody: set[Permission]) -> None:
+    assert read_settings(environment).everybody == everybody
 
 
 # ---- replicas ----

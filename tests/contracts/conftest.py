@@ -1,4 +1,4 @@
-"""The parts that the use cases on images are tried on."""
+"""The parts that the use cases are tried on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.households import Household
 from tests.houses import House
 
 from watchly_adapters.filesystem import FilesystemImages
@@ -36,3 +37,9 @@ def house(request: pytest.FixtureRequest, tmp_path: Path, pillow: PillowInspecto
         pillow,
         tmp_path / "images",
     )
+
+
+@pytest.fixture
+def household(house: House) -> Household:
+    """The use cases on people over the fakes, or over PostgreSQL."""
+    return Household(house)

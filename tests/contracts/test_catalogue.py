@@ -11,6 +11,7 @@ from itertools import pairwise, product
 
 import msgspec
 import pytest
+from tests.houses import ADA, KEY
 from tests.legacy import leave
 
 from watchly_adapters.memory import MemoryDatabase, MemoryImages
@@ -28,6 +29,7 @@ from watchly_core.events import Event, MovieAdded, MovieRemoved, MovieRevised
 from watchly_core.images import Image, new_key
 from watchly_core.imports import ImportReport, Rejection, Row
 from watchly_core.movies import Movie, MovieDraft, MoviePatch, client_fields
+from watchly_core.people import Actor, Role
 from watchly_core.ports import Transaction
 from watchly_core.queries import Cursor, MovieQuery
 
@@ -97,7 +99,7 @@ async def adopted(store: Store, **broken: object) -> Movie:
 
 
 async def test_a_movie_is_added_with_one_event(catalogue: Catalogue) -> None:
-    added = await catalogue.add(HEAT, actor="user:7")
+    added = await catalogue.add(HEAT, actor=ADA)
     assert added == Movie(1, "Heat", "A thief and a detective.", 1995, "Crime", None, None, 1, NOON, NOON)
     assert await catalogue.get(1) == added
     assert await events_of(catalogue, 1) == [MovieAdded(1, 1, NOON, "user:7", added)]
@@ -213,11 +215,11 @@ async def test_images_are_shown_as_their_store_gives_them_today(store: Store, cl
 async def test_replace_clears_what_is_left_out(catalogue: Catalogue, clock: Clock) -> None:
     added = await catalogue.add(HEAT)
     at = clock.move()
-    replaced = await catalogue.replace(1, {"title": "Ronin"}, version=1, actor="key:9")
+    replaced = await catalogue.replace(1, {"title": "Ronin"}, version=1, actor=KEY)
     assert replaced == Movie(1, "Ronin", None, None, None, None, None, 2, NOON, at)
     assert await catalogue.get(1) == replaced
     assert await events_of(catalogue, 1) == [
-        MovieRevised(1, 2, at, "key:9", replaced),
+        MovieRevised(1, 2, at, "api-key:9", replaced),
         MovieAdded(1, 1, NOON, "system", added),
     ]
 
@@ -242,7 +244,7 @@ async def test_revise_keeps_what_is_left_out(
 ) -> None:
     added = await catalogue.add(HEAT)
     at = clock.move()
-    revised = await catalogue.revise(1, patch, version=1, actor="user:7")
+    revised = await catalogue.revise(1, patch, version=1, actor=ADA)
     assert revised == Movie(1, "Heat", None, 1996, "Crime", None, None, 2, NOON, at)
     assert await catalogue.get(1) == revised
     assert await events_of(catalogue, 1) == [
@@ -265,19 +267,19 @@ async def test_writing_the_same_again_is_no_write(catalogue: Catalogue, store: S
 
 
 async def test_every_write_leaves_one_event_with_the_whole_movie(catalogue: Catalogue, clock: Clock) -> None:
-    added = await catalogue.add(HEAT, actor="a")
-    events: list[Event] = [MovieAdded(1, 1, NOON, "a", added)]
+    added = await catalogue.add(HEAT, actor=ADA)
+    events: list[Event] = [MovieAdded(1, 1, NOON, "user:7", added)]
     last = added
     for year in range(1900, 1903):
         for write in (catalogue.revise, catalogue.replace):
             at = clock.move()
             fields = {"title": write.__name__, "release_year": year}
-            last = await write(1, fields, version=last.version, actor=f"b{year}")
+            last = await write(1, fields, version=last.version, actor=Actor(f"user:{year}", Role.EDITOR))
             assert (last.version, last.created_at, last.updated_at) == (len(events) + 1, NOON, at)
-            events.append(MovieRevised(1, last.version, at, f"b{year}", last))
+            events.append(MovieRevised(1, last.version, at, f"user:{year}", last))
     at = clock.move()
-    await catalogue.remove(1, version=7, actor="c")
-    events.append(MovieRemoved(1, 8, at, "c", last))
+    await catalogue.remove(1, version=7, actor=KEY)
+    events.append(MovieRemoved(1, 8, at, "api-key:9", last))
     assert await events_of(catalogue, 1) == events[::-1]
 
 
@@ -309,7 +311,7 @@ async def test_faults_are_found_in_their_order(catalogue: Catalogue, store: Stor
         for title in (GOOD, "Heat"):
             with pytest.raises(VersionConflict) as conflict:
                 await write(catalogue, 1, version, title)
-            assert (conflict.value.movie_id, conflict.value.expected, conflict.value.current) == (
+            assert (conflict.value.id, conflict.value.expected, conflict.value.current) == (
                 1,
                 version,
                 2,
@@ -346,7 +348,7 @@ async def test_a_removed_movie_leaves_its_history(catalogue: Catalogue, clock: C
     added = await catalogue.add(HEAT)
     other = await catalogue.add({"title": "Ronin"})
     at = clock.move()
-    await catalogue.remove(1, actor="user:7")
+    await catalogue.remove(1, actor=ADA)
     with pytest.raises(MovieNotFound):
         await catalogue.get(1)
     assert (await catalogue.find(MovieQuery())).data == (other,)
@@ -454,7 +456,7 @@ UNREAD = Fault("malformed", "is not CSV", pointer="#")
 
 async def test_many_are_added_in_their_order_each_with_its_event(catalogue: Catalogue, store: Store) -> None:
     """In several batches, of which the last is not full."""
-    report = await catalogue.add_many(rows(films(4_321)), actor="user:7")
+    report = await catalogue.add_many(rows(films(4_321)), actor=ADA)
     assert report == ImportReport(4_321, (), 0, dry_run=False)
     added = list((await store.queries.find(MovieQuery(limit=9_999))).data)
     assert [movie.title for movie in added] == [f"Film {number}" for number in range(4_321)]

@@ -10,7 +10,7 @@ from typing import IO
 
 import msgspec
 import pytest
-from tests.houses import DOWN, INSTANT, NOON, PNG, Behind, Failing, House, chunks
+from tests.houses import ADA, DOWN, INSTANT, NOON, PNG, Behind, Failing, House, chunks
 from tests.legacy import leave
 from tests.pictures import blank_png, cleaned
 
@@ -58,7 +58,7 @@ async def test_an_image_is_attached(house: House, name: str) -> None:
     added = await house.movie()
     at = house.wait()
     movie = await house.gallery().attach(
-        added.id, chunks(content, 7), f"Image/{format_}; q=1", version=1, actor="user:7"
+        added.id, chunks(content, 7), f"Image/{format_}; q=1", version=1, actor=ADA
     )
     (key,) = house.keys
     kept = cleaned(content)
@@ -151,7 +151,7 @@ async def test_of_many_images_based_on_one_version_one_wins(house: House) -> Non
 
 
 async def test_a_movie_is_added_with_its_image(house: House) -> None:
-    movie = await house.gallery().add({"title": "Heat"}, chunks(PNG), "image/png", actor="user:7")
+    movie = await house.gallery().add({"title": "Heat"}, chunks(PNG), "image/png", actor=ADA)
     assert movie.image is not None
     assert (movie.title, movie.version, movie.image.key) == ("Heat", 2, house.keys[0])
     assert await house.movies() == [movie]
@@ -420,7 +420,7 @@ async def test_what_a_store_refuses_goes_with_the_next_sweep(house: House) -> No
 async def test_an_image_is_detached(house: House, version: int | None) -> None:
     movie = await house.with_image()
     at = house.wait()
-    await house.gallery().detach(movie.id, version=version, actor="user:7")
+    await house.gallery().detach(movie.id, version=version, actor=ADA)
     bare = msgspec.structs.replace(movie, image=None, image_url=None, version=3, updated_at=at)
     assert await house.movies() == [bare]
     assert next(iter(await events_of(house.catalogue(), movie.id))) == ImageDetached(

@@ -28,6 +28,7 @@ class Stubborn:
     def __init__(self) -> None:
         self._database = MemoryDatabase()
         self.queries = self._database.queries
+        self.people = self._database.people
         self.signal = self._database.signal
 
     @asynccontextmanager

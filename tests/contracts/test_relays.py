@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import pytest
+from tests.houses import ADA
 
 from watchly_adapters.container import Database
 from watchly_adapters.memory import MemoryDatabase
@@ -157,7 +158,7 @@ def of_movie(movie_id: int) -> Callable[[Message], bool]:
 
 async def test_a_message_is_a_cloud_event_that_holds_the_change(post: Post) -> None:
     (movie_id,) = await post.add()
-    await post.catalogue.remove(movie_id, actor="user:7")
+    await post.catalogue.remove(movie_id, actor=ADA)
     await post.rounds()
     (change,) = (await post.catalogue.changes(ChangeQuery(after=1))).data
     message = post.broker.taken[1]

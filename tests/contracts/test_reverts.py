@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 import pytest
-from tests.houses import PNG, House, chunks
+from tests.houses import ADA, PNG, House, chunks
 
 from watchly_adapters.testing.stores import events_of
 from watchly_core.catalogue import IMAGE_GRACE
@@ -25,7 +25,7 @@ async def test_a_movie_becomes_what_it_was(house: House) -> None:
     house.wait()
     await catalogue.replace(first.id, {"title": "Cold", "genre": "Crime"})
     at = house.wait()
-    reverted = await catalogue.revert(first.id, 1, version=2, actor="user:7")
+    reverted = await catalogue.revert(first.id, 1, version=2, actor=ADA)
     assert not reverted.image_lost
     movie = reverted.movie
     assert client_fields(movie) == client_fields(first)

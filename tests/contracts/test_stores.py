@@ -4,6 +4,7 @@ import pytest
 
 from watchly_adapters.memory import MemoryDatabase
 from watchly_adapters.postgres import PostgresDatabase
+from watchly_adapters.testing.api_keys import ApiKeyContract
 from watchly_adapters.testing.event_logs import EventLogContract
 from watchly_adapters.testing.image_ledgers import ImageLedgerContract
 from watchly_adapters.testing.movie_lists import MovieListContract
@@ -12,6 +13,10 @@ from watchly_adapters.testing.movie_stores import MovieStoreContract
 from watchly_adapters.testing.positions import PositionContract
 from watchly_adapters.testing.receipts import ReceiptContract
 from watchly_adapters.testing.relay_ledgers import RelayLedgerContract
+from watchly_adapters.testing.sessions import SessionContract
+from watchly_adapters.testing.signing_keys import SigningKeyContract
+from watchly_adapters.testing.throttles import ThrottleContract
+from watchly_adapters.testing.users import UserContract
 
 
 class _InMemory:
@@ -87,4 +92,44 @@ class TestRelaysInMemory(_InMemory, RelayLedgerContract):
 
 
 class TestRelaysInPostgres(_InPostgres, RelayLedgerContract):
+    pass
+
+
+class TestUsersInMemory(_InMemory, UserContract):
+    pass
+
+
+class TestUsersInPostgres(_InPostgres, UserContract):
+    pass
+
+
+class TestSessionsInMemory(_InMemory, SessionContract):
+    pass
+
+
+class TestSessionsInPostgres(_InPostgres, SessionContract):
+    pass
+
+
+class TestApiKeysInMemory(_InMemory, ApiKeyContract):
+    pass
+
+
+class TestApiKeysInPostgres(_InPostgres, ApiKeyContract):
+    pass
+
+
+class TestSigningKeysInMemory(_InMemory, SigningKeyContract):
+    pass
+
+
+class TestSigningKeysInPostgres(_InPostgres, SigningKeyContract):
+    pass
+
+
+class TestThrottlesInMemory(_InMemory, ThrottleContract):
+    pass
+
+
+class TestThrottlesInPostgres(_InPostgres, ThrottleContract):
     pass

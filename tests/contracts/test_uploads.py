@@ -11,7 +11,7 @@ from typing import IO, TypedDict
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from tests.houses import NOON, PNG, Crash, Failing, Fuse, FusedTransactions, House, chunks
+from tests.houses import ADA, NOON, PNG, Crash, Failing, Fuse, FusedTransactions, House, chunks
 
 from watchly_adapters.testing import samples
 from watchly_adapters.testing.stores import events_of
@@ -73,7 +73,7 @@ async def test_an_image_comes_by_a_ticket(house: House) -> None:
     assert await house.states() == ["pending"]
     assert (await house.catalogue().get(movie.id)).image is None
 
-    shown = await uploads.complete(movie.id, ticket.key, version=1, actor="user:7")
+    shown = await uploads.complete(movie.id, ticket.key, version=1, actor=ADA)
 
     assert shown.image is not None
     assert (shown.version, shown.image.key, shown.image.bytes) == (2, ticket.key, len(PNG))

@@ -107,7 +107,7 @@ def test_errors_carry_what_a_caller_needs() -> None:
     assert ImportRejected(REPORT).report is REPORT
     assert MovieNotFound(7).movie_id == 7
     conflict = VersionConflict(7, 2, 3)
-    assert (conflict.movie_id, conflict.expected, conflict.current) == (7, 2, 3)
+    assert (conflict.id, conflict.expected, conflict.current) == (7, 2, 3)
     assert (Unavailable("cache", "x").dependency, Unavailable("cache", "x").retry_after) == ("cache", 1)
     assert Unavailable("cache", "x", retry_after=5).retry_after == 5
 

@@ -69,6 +69,11 @@ def test_the_check_sees_every_way_to_import() -> None:
 
 
 def test_every_module_was_looked_at() -> None:
-    named = {module.name for module in pkgutil.walk_packages(watchly_core.__path__)}
-    assert {path.stem for path in MODULES} - {"__init__"} == named
-    assert {"movies", "queries", "images", "imports", "exports", "errors", "ports", "catalogue"} <= named
+    named = {module.name for module in pkgutil.walk_packages(watchly_core.__path__, "watchly_core.")}
+    (root,) = map(Path, watchly_core.__path__)
+    looked_at = {
+        ".".join([root.name, *path.relative_to(root).with_suffix("").parts]).removesuffix(".__init__")
+        for path in MODULES
+    }
+    assert looked_at == named | {"watchly_core"}
+    assert {"watchly_core.movies", "watchly_core.errors", "watchly_core.ports.people"} <= named

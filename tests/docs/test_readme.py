@@ -24,6 +24,8 @@ VARYING = (
     (r"\b[0-9a-f]{32}\b", "KEY"),
     (r'"bytes":\d+', '"bytes":SIZE'),
     (r"\b[0-9A-F]+/[0-9A-F]+$", "POSITION"),
+    (r"\b(eyJ|wrt_|watchly_)[\w.…-]+", "SECRET"),
+    (r'"(kid|x|y|prefix)":"[\w…-]+"', "PUBLIC"),
 )
 
 
@@ -35,7 +37,7 @@ def _steady(text: str) -> list[str]:
 
 @pytest.fixture
 def service(reachable_directory: Path, tmp_path: Path) -> Iterator[Service]:
-    with Service(tmp_path / "log", WATCHLY_HOME=str(reachable_directory / "readme")) as service:
+    with Service(tmp_path / "log", AUTH="on", WATCHLY_HOME=str(reachable_directory / "readme")) as service:
         yield service
 
 
@@ -64,7 +66,7 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-@pytest.mark.parametrize(("code", "output"), EXAMPLES, ids=["fake", "postgres"])
+@pytest.mark.parametrize(("code", "output"), EXAMPLES, ids=["fake", "postgres", "people"])
 def test_an_example(code: str, output: str, empty_database: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],

@@ -15,7 +15,8 @@ from tests.faults.wire import send
 from watchly_adapters.container import Container
 from watchly_adapters.settings import Settings
 from watchly_core import Gallery
-from watchly_core.catalogue import IMAGE_GRACE, utc_now
+from watchly_core.catalogue import IMAGE_GRACE
+from watchly_core.clocks import utc_now
 from watchly_core.journey import PENDING_FOR
 from watchly_core.sweeper import SweepReport
 from watchly_core.uploads import TICKET_FOR

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import secrets
+import shutil
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import httpx
 import msgspec
+import psycopg
 import pytest
 from dependency_injector import providers
 from httpx import Response
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
 from tests.legacy import leave
+from tests.services import EMPTY, run
 
 from watchly_adapters.container import Container
+from watchly_adapters.embedded import EmbeddedPostgres
 from watchly_adapters.pillow import PillowInspector
+from watchly_adapters.security import Argon2Hasher
 from watchly_adapters.settings import MEMORY, read_settings
 from watchly_core import Movie, MovieDraft
 from watchly_core.images import ImageRecord
+from watchly_core.ports import PasswordHasher
 from watchly_http.app import create_app
 from watchly_http.problems import KINDS, Problem
 
 T = TypeVar("T")
+
+#: What is not said otherwise.
+_DEFAULTS: Final = {"DATABASE_URL": MEMORY, "AUTH": "off", "SECRET_KEY": secrets.token_hex(32)}
 
 
 class Configure(Protocol):
@@ -95,7 +106,8 @@ def problem_in(response: Response, code: str) -> Problem:
     assert response.status_code == kind.status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     found = msgspec.json.decode(response.content, type=Problem)
-    assert (found.code, found.status, found.title) == (code, kind.status, kind.title)
+    assert (found.code, found.status) == (code, kind.status)
+    assert found.title == kind.title or (code == "validation" and found.title.startswith("Invalid "))
     assert found.type == f"/problems/{code}"
     assert found.detail
     assert found.instance == response.request.url.raw_path.partition(b"?")[0].decode()
@@ -122,9 +134,17 @@ def inspector() -> Iterator[PillowInspector]:
     super(SharedInspector, inspector).close()
 
 
+@pytest.fixture(scope="session")
+def hasher() -> PasswordHasher:
+    """Hashes passwords at next to no price; what that is for is measured elsewhere."""
+    return Argon2Hasher(memory_kib=8, time_cost=1)
+
+
 @pytest.fixture(params=["fakes", "real"])
-def configure(request: pytest.FixtureRequest, tmp_path: Path, inspector: PillowInspector) -> Configure:
-    """Makes containers: of the fakes, or of PostgreSQL and a directory."""
+def configure(
+    request: pytest.FixtureRequest, tmp_path: Path, inspector: PillowInspector, hasher: PasswordHasher
+) -> Configure:
+    """Makes containers: of the fakes, or of PostgreSQL and a directory; nobody is asked who they are."""
     real = request.param == "real"
     database_url: str = request.getfixturevalue("database_url") if real else MEMORY
     images = (tmp_path / "images").as_uri() if real else MEMORY
@@ -132,7 +152,7 @@ def configure(request: pytest.FixtureRequest, tmp_path: Path, inspector: PillowI
     def container(**environment: str) -> Container:
         settings = read_settings(
             {
-                "DATABASE_URL": MEMORY,
+                **_DEFAULTS,
                 "IMAGE_STORE_URL": images,
                 "WATCHLY_HOME": str(tmp_path / "home"),
                 **environment,
@@ -140,21 +160,21 @@ def configure(request: pytest.FixtureRequest, tmp_path: Path, inspector: PillowI
         )
         made = Container(settings=msgspec.structs.replace(settings, database_url=database_url))
         made.inspector.override(providers.Object(inspector))
+        made.hasher.override(providers.Object(hasher))
         return made
 
     return container
 
 
 @pytest.fixture
-def configure_fakes(tmp_path: Path, inspector: PillowInspector) -> Configure:
-    """Makes containers of the fakes."""
+def configure_fakes(tmp_path: Path, inspector: PillowInspector, hasher: PasswordHasher) -> Configure:
+    """Makes containers of the fakes; nobody is asked who they are."""
 
     def container(**environment: str) -> Container:
         home = str(tmp_path / "home")
-        made = Container(
-            settings=read_settings({"DATABASE_URL": MEMORY, "WATCHLY_HOME": home, **environment})
-        )
+        made = Container(settings=read_settings({**_DEFAULTS, "WATCHLY_HOME": home, **environment}))
         made.inspector.override(providers.Object(inspector))
+        made.hasher.override(providers.Object(hasher))
         return made
 
     return container
@@ -171,3 +191,28 @@ async def fake_client(configure_fakes: Configure) -> AsyncIterator[Client]:
     """A client where it makes no difference what is behind the API."""
     async with Client(configure_fakes()) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def running_home(reachable_directory: Path) -> Iterator[Path]:
+    """An embedded home whose database runs for the whole session, so that commands join it."""
+    home = reachable_directory / "cli-home"
+    with EmbeddedPostgres(home):
+        yield home
+
+
+@pytest.fixture
+def home(running_home: Path) -> Path:
+    """An embedded home with nothing in it."""
+    assert run("migrate", WATCHLY_HOME=str(running_home)).returncode == 0
+    with EmbeddedPostgres(running_home) as url, psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(EMPTY)
+    return running_home
+
+
+@pytest.fixture
+def fresh_home(reachable_directory: Path) -> Iterator[Path]:
+    """A home that is not there yet."""
+    home = reachable_directory / f"fresh-{uuid.uuid4().hex}"
+    yield home
+    shutil.rmtree(home, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -67,11 +68,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]
 @contextmanager
 def running(home: Path, **variables: str) -> Iterator[tuple[tuple[str, int], subprocess.Popen[bytes]]]:
     """A service and its log, `home/log`; the block has it end by a signal."""
+    from tests.canaries import secrets_in  # noqa: PLC0415 - the service is this file, run by itself
+
     environment = {
         **os.environ,
         "DATABASE_URL": "memory:",
         "IMAGE_STORE_URL": "memory:",
         "WATCHLY_HOME": str(home),
+        "AUTH": "off",
+        "SECRET_KEY": secrets.token_hex(32),
         "MAX_JSON_BYTES": str(MAX_JSON_BYTES),
         "MAX_IMAGE_BYTES": "100000",
         **variables,
@@ -93,6 +98,7 @@ def running(home: Path, **variables: str) -> Iterator[tuple[tuple[str, int], sub
         finally:
             process.kill()
     text = log.read_text(errors="replace")
+    assert not secrets_in(text)
     _, fault, rest = text.partition("unhandled error")
     assert not fault, rest[:3_000]
     _, trace, rest = text.partition("Traceback")

@@ -5,19 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
 from tests.brokers import Nats
-from tests.services import EMPTY, WATCHLY, Service, as_url, environment, run, wait_until
+from tests.services import WATCHLY, Service, as_url, environment, run, wait_until
 
 from watchly_adapters.embedded import EmbeddedPostgres
 from watchly_adapters.settings import load_settings
@@ -25,31 +22,6 @@ from watchly_adapters.testing.samples import UPRIGHT
 from watchly_core.errors import Misconfigured
 
 COLUMNS = "title,description,release_year,genre\n"
-
-
-@pytest.fixture(scope="session")
-def running_home(reachable_directory: Path) -> Iterator[Path]:
-    """An embedded home whose database runs for the whole session, so that commands join it."""
-    home = reachable_directory / "cli-home"
-    with EmbeddedPostgres(home):
-        yield home
-
-
-@pytest.fixture
-def home(running_home: Path) -> Path:
-    """An embedded home with nothing in it."""
-    assert run("migrate", WATCHLY_HOME=str(running_home)).returncode == 0
-    with EmbeddedPostgres(running_home) as url, psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(EMPTY)
-    return running_home
-
-
-@pytest.fixture
-def fresh_home(reachable_directory: Path) -> Iterator[Path]:
-    """A home that is not there yet."""
-    home = reachable_directory / f"fresh-{uuid.uuid4().hex}"
-    yield home
-    shutil.rmtree(home, ignore_errors=True)
 
 
 def titles(home: Path) -> list[str]:
@@ -309,6 +281,7 @@ def test_doctor_tells_what_answers_and_what_does_not(home: Path, tmp_path: Path)
     assert well.returncode == 0
     assert "answers: PostgreSQL" in well.stdout
     assert "stores and deletes" in well.stdout
+    assert f"{home / 'secret_key'}, made once" in well.stdout
     blocked = tmp_path / "images"
     blocked.write_text("a file where a folder should be")
     ill = run("doctor", WATCHLY_HOME=str(home), IMAGE_STORE_URL=blocked.as_uri(), COLUMNS="200")

@@ -44,7 +44,7 @@ async def test_replies_are_shown_to_the_origins_that_are_named(open_client: Clie
         assert response.headers["access-control-allow-origin"] == origin
         assert words(response.headers["access-control-expose-headers"]) == EXPOSED
         assert "origin" in words(response.headers["vary"])
-        assert "access-control-allow-credentials" not in response.headers
+        assert response.headers["access-control-allow-credentials"] == "true"
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,7 @@ async def test_other_origins_see_nothing(open_client: Client, origin: str) -> No
 
     assert response.status_code == 200
     assert "access-control-allow-origin" not in response.headers
+    assert "access-control-allow-credentials" not in response.headers
 
 
 @pytest.mark.parametrize("headers", [{}, {"Origin": "https://evil.example"}])
@@ -120,6 +121,7 @@ async def test_a_preflight_allows_what_the_api_needs(open_client: Client, method
 
     assert response.status_code == 204
     assert response.headers["access-control-allow-origin"] == ORIGIN
+    assert response.headers["access-control-allow-credentials"] == "true"
     assert method.lower() in words(response.headers["access-control-allow-methods"])
     assert set(wanted) <= words(response.headers["access-control-allow-headers"])
     assert "origin" in words(response.headers["vary"])
@@ -187,6 +189,39 @@ async def test_any_origin_can_be_allowed(configure_fakes: Configure) -> None:
         assert "access-control-allow-credentials" not in response.headers
 
 
+@pytest.mark.parametrize("origins", ["*", f"*,{ORIGIN}", f"{ORIGIN},*"])
+@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
+async def test_a_star_never_goes_with_credentials(
+    configure_fakes: Configure, origins: str, method: str
+) -> None:
+    headers = {"Origin": ORIGIN, "Access-Control-Request-Method": "GET", "Cookie": "a=b"}
+    async with Client(configure_fakes(CORS_ORIGINS=origins)) as client:
+        response = await client.request(method, "/api/movies", headers=headers)
+
+        assert "access-control-allow-origin" in response.headers
+        assert "access-control-allow-credentials" not in response.headers
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
+async def test_a_pattern_shows_replies_but_never_to_requests_with_cookies(
+    configure_fakes: Configure, method: str
+) -> None:
+    """Anybody may make the pages of a host that only a pattern names."""
+    async with Client(configure_fakes(CORS_ORIGINS=f"{ORIGIN},https://*.preview.example")) as client:
+        for origin, trusted in (
+            (ORIGIN, "true"),
+            ("https://x.preview.example", None),
+            ("https://*.preview.example", None),
+        ):
+            headers = {"Origin": origin, "Access-Control-Request-Method": "GET"}
+            response = await client.request(method, "/api/movies", headers=headers)
+            assert response.headers["access-control-allow-origin"] == origin
+            assert response.headers.get("access-control-allow-credentials") == trusted
+            assert "origin" in words(response.headers["vary"])
+        other = await client.get("/api/movies", headers={"Origin": "https://preview.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
 async def test_without_origins_there_is_no_cors(fake_client: Client) -> None:
     for method in ("GET", "OPTIONS"):
         response = await fake_client.request(
@@ -200,3 +235,29 @@ async def test_without_origins_a_preflight_is_answered_like_any_request(fake_cli
 
     assert (await fake_client.options("/api/movies", headers=headers)).status_code == 204
     problem_in(await fake_client.options("/nowhere", headers=headers), "not_found")
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://testserver.local.evil.example"])
+async def test_where_nobody_is_asked_other_pages_write_nothing(
+    configure_fakes: Configure, origin: str
+) -> None:
+    async with Client(configure_fakes(CORS_ORIGINS=ORIGIN)) as client:
+        for page in (ORIGIN, "http://testserver.local"):
+            sent = await client.post("/api/movies", files={"title": (None, "Heat")}, headers={"Origin": page})
+            assert sent.status_code == 201
+        for method, path in (("POST", "/api/movies"), ("DELETE", "/api/movies/1")):
+            form = {"title": (None, "Heat")} if method == "POST" else None
+            sent = await client.request(method, path, files=form, headers={"Origin": origin})
+            assert "may not write here" in problem_in(sent, "not_allowed").detail
+        shown = await client.get("/api/movies", headers={"Origin": origin})
+        assert [movie["id"] for movie in shown.json()["data"]] == [1, 2]
+
+
+async def test_where_nobody_is_asked_every_page_may_write_if_all_are_named(
+    configure_fakes: Configure,
+) -> None:
+    async with Client(configure_fakes(CORS_ORIGINS="*")) as client:
+        sent = await client.post(
+            "/api/movies", json={"title": "Heat"}, headers={"Origin": "https://x.example"}
+        )
+        assert sent.status_code == 201

@@ -21,9 +21,10 @@ from tests.http.test_tickets import send as upload
 
 from watchly_adapters.container import Container
 from watchly_adapters.memory import MemoryImages
-from watchly_core.catalogue import utc_now
+from watchly_core.clocks import utc_now
+from watchly_core.expiry import expire
 from watchly_core.images import Image, ImageState, Ticket
-from watchly_core.receipts import RECEIPT_FOR, Claim, KeptReply, expire_receipts
+from watchly_core.receipts import RECEIPT_FOR, Claim, KeptReply
 
 pytestmark = pytest.mark.anyio
 
@@ -319,7 +320,8 @@ async def test_a_key_is_free_again_after_a_day(configure: Configure) -> None:
         assert first.status_code == 201
 
         async def good_for(period: timedelta) -> int:
-            return await expire_receipts(container.database().transactions, lambda: utc_now() + period)
+            transactions = container.database().transactions
+            return await expire(transactions, lambda tx: tx.receipts, lambda: utc_now() + period)
 
         assert client.call(lambda: good_for(RECEIPT_FOR - timedelta(minutes=5))) == 0
         assert client.call(lambda: good_for(RECEIPT_FOR)) == 1

@@ -25,7 +25,7 @@ from watchly_core.errors import (
 )
 from watchly_core.events import Change, ChangeQuery, Changes
 from watchly_core.movies import Movie, MovieDraft, client_fields
-from watchly_core.ports import MovieQueries, Transaction
+from watchly_core.ports import MovieQueries, PeopleQueries, Transaction
 from watchly_core.queries import GenreCount, MovieQuery, Page
 from watchly_core.signals import Signal
 from watchly_http import requests
@@ -43,6 +43,7 @@ class Broken:
         self._error = error
         self.queries: MovieQueries = BrokenQueries(error)
         self.reads = self.queries
+        self.people: PeopleQueries = MemoryDatabase().people
         self.position = None
         self.replica_answers = None
         self.signal = Signal()
@@ -227,7 +228,7 @@ async def test_a_body_that_stops_arriving_is_not_waited_for(
         await asyncio.Event().wait()
 
     container = configure_fakes()
-    await container.catalogue().add({"title": "Heat"}, actor="test")
+    await container.catalogue().add({"title": "Heat"})
     headers = {"Content-Type": media_type}
     async with client_of(container) as client, asyncio.timeout(30):
         response = await client.request(method, path, content=body(), headers=headers)

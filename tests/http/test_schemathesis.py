@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import secrets
 from typing import Final
 
 import schemathesis
@@ -47,7 +48,13 @@ for _media_type, _contents in _FILES.items():
     schemathesis.openapi.media_type(_media_type, st.sampled_from(_contents) | st.binary(max_size=64))
 
 # Nothing here is written to, so that the home may be anywhere.
-_app = create_app(Container(settings=read_settings({"DATABASE_URL": "memory:", "WATCHLY_HOME": "/nowhere"})))
+_ENVIRONMENT: Final = {
+    "DATABASE_URL": "memory:",
+    "WATCHLY_HOME": "/nowhere",
+    "AUTH": "off",
+    "SECRET_KEY": secrets.token_hex(32),
+}
+_app = create_app(Container(settings=read_settings(_ENVIRONMENT)))
 # The stream of changes has no end, which is where this client would begin to read it; see `test_feed.py`.
 schema = schemathesis.openapi.from_asgi("/openapi.json", _app).exclude(path="/api/changes/stream")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -114,6 +115,7 @@ class OddDatabase:
         self._database = MemoryDatabase()
         self.queries: MovieQueries = Queries(self._database.queries)
         self.reads = self.queries
+        self.people = self._database.people
         self.position = None
         self.replica_answers = None
         self.transactions = self._database.transactions
@@ -201,6 +203,8 @@ def running(home: Path, **variables: str) -> Iterator[Server]:
         **os.environ,
         "DATABASE_URL": "memory:",
         "WATCHLY_HOME": str(home),
+        "AUTH": "off",
+        "SECRET_KEY": secrets.token_hex(32),
         "DRAIN_TIMEOUT": "0",
         **variables,
     }

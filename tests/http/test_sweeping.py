@@ -15,7 +15,11 @@ from tests.http.test_images import PNG, with_image
 
 from watchly_adapters.container import Container
 from watchly_adapters.memory import MemoryImages
+from watchly_core.clocks import utc_now
 from watchly_core.images import ImageState
+from watchly_core.people import Role
+from watchly_core.sessions import Session
+from watchly_core.signing_keys import SigningKey
 from watchly_http.sweeping import sweeping
 
 pytestmark = pytest.mark.anyio
@@ -164,3 +168,34 @@ async def test_old_events_go_by_themselves_where_that_is_wanted(configure: Confi
 
 async def test_events_stay_for_ever_by_default(configure: Configure) -> None:
     assert configure().settings().log_retention is None
+
+
+async def test_what_of_people_is_over_goes_by_itself(configure: Configure) -> None:
+    container = configure(SWEEP_INTERVAL="0")
+    async with Client(container) as client:
+        now = utc_now()
+        ago, soon = now - timedelta(seconds=1), now + timedelta(hours=1)
+
+        async def sweep() -> None:
+            database = container.database()
+            async with database.transactions() as tx:
+                user = await tx.users.add("ada@films.example", Role.VIEWER, "hash", now)
+                for name, ends_at in (("over", ago), ("good", soon)):
+                    handle = name.encode()
+                    await tx.sessions.add(Session(name, user.id, handle, b"", ago, ago, ends_at))
+                    await tx.throttles.take(name, 1, ago - timedelta(hours=1), ends_at)
+                    await tx.signing_keys.add(SigningKey(name, b"", ago, ago, ends_at))
+
+            async def gone() -> bool:
+                return "over" not in {key.kid for key in await database.people.signing_keys()}
+
+            async with often(container):
+                await until(gone)
+            assert "good" in {key.kid for key in await database.people.signing_keys()}
+            assert await database.people.session_user("over") is None
+            assert await database.people.session_user("good") == user
+            async with database.transactions() as tx:
+                assert not await tx.throttles.find("over", ago - timedelta(hours=1))
+                assert await tx.throttles.find("good", now)
+
+        client.call(sweep)

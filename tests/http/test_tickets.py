@@ -142,7 +142,9 @@ async def test_a_ticket_is_asked_for_in_order(client: Client) -> None:
         ({"content_type": "image/png", "bytes": 9, "name": "x"}, {"#/name"}),
     )
     for body, places in bodies:
-        assert {place for place, _ in faults_in(await client.post(address, json=body))} == places
+        refused = await client.post(address, json=body)
+        assert {place for place, _ in faults_in(refused)} == places
+        assert refused.json()["title"] == "Invalid ticket"
     wanted = {"content_type": "text/html", "bytes": 9}
     problem_in(await client.post(address, json=wanted), "unsupported_media_type")
     wanted = {"content_type": "image/png", "bytes": 10**12}

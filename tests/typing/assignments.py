@@ -11,7 +11,6 @@ from watchly_adapters.filesystem import FilesystemImages
 from watchly_adapters.headers import HeaderInspector
 from watchly_adapters.memory import (
     MemoryDatabase,
-    MemoryImageLedger,
     MemoryImages,
     MemoryMovieQueries,
     MemoryMovies,
@@ -19,27 +18,45 @@ from watchly_adapters.memory import (
     MemoryTransactions,
 )
 from watchly_adapters.memory.events import MemoryEvents
+from watchly_adapters.memory.image_ledger import MemoryImageLedger
+from watchly_adapters.memory.people import (
+    MemoryApiKeys,
+    MemoryPeopleQueries,
+    MemorySessions,
+    MemorySigningKeys,
+    MemoryUsers,
+)
 from watchly_adapters.memory.receipts import MemoryReceipts
 from watchly_adapters.memory.relays import MemoryRelayLedger
+from watchly_adapters.memory.throttles import MemoryThrottles
 from watchly_adapters.nats import NatsPublisher
 from watchly_adapters.pillow import PillowInspector
 from watchly_adapters.postgres import PostgresDatabase, PostgresTransaction, PostgresTransactions
+from watchly_adapters.postgres.api_keys import PostgresApiKeys
 from watchly_adapters.postgres.events import PostgresEvents
 from watchly_adapters.postgres.images import PostgresImageLedger
 from watchly_adapters.postgres.movies import PostgresMovies
+from watchly_adapters.postgres.people import PostgresPeopleQueries
 from watchly_adapters.postgres.queries import PostgresMovieQueries
 from watchly_adapters.postgres.receipts import PostgresReceipts
 from watchly_adapters.postgres.relays import PostgresRelayLedger
 from watchly_adapters.postgres.replicas import ReplicaQueries
+from watchly_adapters.postgres.sessions import PostgresSessions
+from watchly_adapters.postgres.signing_keys import PostgresSigningKeys
+from watchly_adapters.postgres.throttles import PostgresThrottles
+from watchly_adapters.postgres.users import PostgresUsers
+from watchly_adapters.security import Argon2Hasher, SealedTokens
 from watchly_adapters.testing.histories import StoreFactory
 from watchly_adapters.testing.image_stores import ServedStore
 from watchly_adapters.testing.image_uploads import ReceivingStore
 from watchly_adapters.testing.positions import PositionedStore
 from watchly_adapters.testing.stores import Store
 from watchly_adapters.webhooks import WebhookPublisher
-from watchly_core.catalogue import Catalogue, utc_now
+from watchly_core.catalogue import Catalogue
+from watchly_core.clocks import utc_now
 from watchly_core.gallery import Gallery
 from watchly_core.ports import (
+    ApiKeyRepository,
     Clock,
     EventLog,
     ImageFiles,
@@ -51,11 +68,18 @@ from watchly_core.ports import (
     Interruptible,
     MovieQueries,
     MovieRepository,
+    PasswordHasher,
+    PeopleQueries,
     Publisher,
     Receipts,
     RelayLedger,
+    SessionRepository,
+    SigningKeyRepository,
+    ThrottleLedger,
+    Tokens,
     Transaction,
     Transactions,
+    UserRepository,
 )
 
 MOVIE_QUERIES: Final[Sequence[type[MovieQueries]]] = (
@@ -70,6 +94,17 @@ EVENT_LOGS: Final[Sequence[type[EventLog]]] = (MemoryEvents, PostgresEvents)
 IMAGE_LEDGERS: Final[Sequence[type[ImageLedger]]] = (MemoryImageLedger, PostgresImageLedger)
 RECEIPTS: Final[Sequence[type[Receipts]]] = (MemoryReceipts, PostgresReceipts)
 RELAY_LEDGERS: Final[Sequence[type[RelayLedger]]] = (MemoryRelayLedger, PostgresRelayLedger)
+PEOPLE_QUERIES: Final[Sequence[type[PeopleQueries]]] = (MemoryPeopleQueries, PostgresPeopleQueries)
+USER_REPOSITORIES: Final[Sequence[type[UserRepository]]] = (MemoryUsers, PostgresUsers)
+SESSION_REPOSITORIES: Final[Sequence[type[SessionRepository]]] = (MemorySessions, PostgresSessions)
+API_KEY_REPOSITORIES: Final[Sequence[type[ApiKeyRepository]]] = (MemoryApiKeys, PostgresApiKeys)
+SIGNING_KEY_REPOSITORIES: Final[Sequence[type[SigningKeyRepository]]] = (
+    MemorySigningKeys,
+    PostgresSigningKeys,
+)
+THROTTLE_LEDGERS: Final[Sequence[type[ThrottleLedger]]] = (MemoryThrottles, PostgresThrottles)
+PASSWORD_HASHERS: Final[Sequence[type[PasswordHasher]]] = (Argon2Hasher,)
+TOKENS: Final[Sequence[type[Tokens]]] = (SealedTokens,)
 PUBLISHERS: Final[Sequence[type[Publisher]]] = (NatsPublisher, WebhookPublisher)
 IMAGE_STORES: Final[Sequence[type[ImageStore]]] = (MemoryImages, FilesystemImages, CloudinaryImages)
 IMAGE_FILES: Final[Sequence[type[ImageFiles]]] = (MemoryImages, FilesystemImages)

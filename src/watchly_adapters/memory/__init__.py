@@ -19,12 +19,12 @@ from typing import Self
 import msgspec
 
 from watchly_adapters.memory.events import Log, MemoryEvents
+from watchly_adapters.memory.image_ledger import MemoryImageLedger
 from watchly_adapters.memory.images import MemoryImages
+from watchly_adapters.memory.people import MemoryPeople, MemoryPeopleQueries, PeopleTables
 from watchly_adapters.memory.receipts import MemoryReceipts, ReceiptBook
 from watchly_adapters.memory.relays import MemoryRelayLedger, RelayTables
 from watchly_core.errors import (
-    IllegalTransition,
-    ImageNotFound,
     InvalidPosition,
     MovieNotFound,
     VersionConflict,
@@ -45,13 +45,14 @@ _EXPORT_BATCH = 500
 
 
 class MemoryDatabase:
-    """The movies, events and image records of a catalogue in memory.
+    """The movies, events and image records of a catalogue, and its people, in memory.
 
     Entering it does nothing; it is there so that this class can stand where a real database does.
 
     Attributes:
         queries: satisfies `ports.MovieQueries`.
         reads: the same; there is no replica.
+        people: satisfies `ports.PeopleQueries`.
         transactions: satisfies `ports.Transactions`.
         signal: satisfies `ports.ChangeSignal`.
     """
@@ -59,6 +60,7 @@ class MemoryDatabase:
     def __init__(self) -> None:
         tables = _Tables()
         self.queries = self.reads = MemoryMovieQueries(tables)
+        self.people = MemoryPeopleQueries(tables.people)
         self.transactions = MemoryTransactions(tables)
         self.signal = tables.log.signal
         self._tables = tables
@@ -108,6 +110,7 @@ class _Tables:
         self.images: dict[str, ImageRecord] = {}
         self.receipts = ReceiptBook()
         self.relays = RelayTables()
+        self.people = PeopleTables()
         self._entries: dict[int, tuple[Movie, list[str]]] = {}
         self.last_id = 0
         self.commits = 0
@@ -137,13 +140,10 @@ class _Tables:
                 del self.ids[bisect_left(self.ids, movie_id)]
                 self._entries.pop(movie_id, None)
         self.log.commit(tx.events.appended, tx.events.pruned)
-        for key, record in tx.images.changes.items():
-            if record is not None:
-                self.images[key] = record
-            else:
-                self.images.pop(key, None)
+        tx.images.commit()
         tx.receipts.commit()
         tx.relays.commit()
+        tx.people.commit()
 
 
 class _Turn:
@@ -297,9 +297,13 @@ class MemoryTransaction:
     def __init__(self, tables: _Tables, turn: _Turn) -> None:
         self.movies = MemoryMovies(tables, turn)
         self.events = MemoryEvents(tables.log, turn)
-        self.images = MemoryImageLedger(tables, turn)
+        self.images = MemoryImageLedger(tables.images, turn)
         self.receipts = MemoryReceipts(tables.receipts)
         self.relays = MemoryRelayLedger(tables.relays, turn)
+        self.people = MemoryPeople(tables.people, turn)
+        self.users, self.sessions = self.people.users, self.people.sessions
+        self.api_keys, self.signing_keys = self.people.api_keys, self.people.signing_keys
+        self.throttles = self.people.throttles
 
 
 class MemoryMovies:
@@ -346,68 +350,3 @@ class MemoryMovies:
             self.changes[movie.id] = movie
         else:
             raise VersionConflict(movie.id, movie.version - 1, found.version)
-
-
-class MemoryImageLedger:
-    """Satisfies `ports.ImageLedger`."""
-
-    def __init__(self, tables: _Tables, turn: _Turn) -> None:
-        self._tables, self._turn = tables, turn
-        self.changes: dict[str, ImageRecord | None] = {}
-
-    async def add(self, record: ImageRecord) -> None:
-        """See the port."""
-        await self._turn()
-        key = record.image.key
-        if self._find(key) is not None:
-            raise IllegalTransition(f"image {key} is noted already")
-        self.changes[key] = record
-
-    async def get(self, key: str) -> ImageRecord:
-        """See the port."""
-        await self._turn()
-        record = self._find(key)
-        if record is None:
-            raise ImageNotFound(f"no image has the key {key}")
-        return record
-
-    async def of_movie(self, movie_id: int) -> Sequence[ImageRecord]:
-        """See the port."""
-        await self._turn()
-        return sorted(
-            (record for record in self._records() if record.movie_id == movie_id),
-            key=lambda record: record.image.key,
-        )
-
-    async def replace(self, record: ImageRecord) -> None:
-        """See the port."""
-        await self.get(record.image.key)
-        self.changes[record.image.key] = record
-
-    async def due(self, now: datetime, limit: int) -> Sequence[ImageRecord]:
-        """See the port."""
-        await self._turn()
-        waiting = [
-            (record.due_at, record.image.key, record)
-            for record in self._records()
-            if record.due_at is not None and record.due_at <= now
-        ]
-        return [record for *_, record in sorted(waiting, key=lambda due: due[:2])[:limit]]
-
-    async def dead(self, limit: int) -> Sequence[ImageRecord]:
-        """See the port."""
-        await self._turn()
-        dead = [record for record in self._records() if record.is_dead]
-        return sorted(dead, key=lambda record: record.image.key)[:limit]
-
-    async def remove(self, key: str) -> None:
-        """See the port."""
-        await self._turn()
-        self.changes[key] = None
-
-    def _find(self, key: str) -> ImageRecord | None:
-        return (self.changes if key in self.changes else self._tables.images).get(key)
-
-    def _records(self) -> list[ImageRecord]:
-        records = {**self._tables.images, **self.changes}
-        return [record for record in records.values() if record is not None]

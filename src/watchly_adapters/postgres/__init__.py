@@ -7,25 +7,31 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Self
 
+from watchly_adapters.postgres.api_keys import PostgresApiKeys
 from watchly_adapters.postgres.events import PostgresEvents
 from watchly_adapters.postgres.images import PostgresImageLedger
 from watchly_adapters.postgres.migrate import migrate
 from watchly_adapters.postgres.movies import PostgresMovies
 from watchly_adapters.postgres.numbering import Listening, Numbering
+from watchly_adapters.postgres.people import PostgresPeopleQueries
 from watchly_adapters.postgres.pool import HostConnection, Pool
 from watchly_adapters.postgres.positions import Positions
 from watchly_adapters.postgres.queries import PostgresMovieQueries
 from watchly_adapters.postgres.receipts import PostgresReceipts
 from watchly_adapters.postgres.relays import PostgresRelayLedger
 from watchly_adapters.postgres.replicas import Replica, ReplicaQueries
+from watchly_adapters.postgres.sessions import PostgresSessions
+from watchly_adapters.postgres.signing_keys import PostgresSigningKeys
+from watchly_adapters.postgres.throttles import PostgresThrottles
 from watchly_adapters.postgres.turns import turn
+from watchly_adapters.postgres.users import PostgresUsers
 from watchly_core.ports import MovieQueries
 
 __all__ = ["PostgresDatabase", "PostgresTransaction", "migrate"]
 
 
 class PostgresDatabase:
-    """The movies, events and image records of a catalogue in PostgreSQL.
+    """The movies, events, image records and people of a catalogue in PostgreSQL.
 
     An asynchronous context manager: it holds a pool of connections while it is entered. The schema has
     to be there, see `migrate`.
@@ -39,6 +45,7 @@ class PostgresDatabase:
         queries: satisfies `ports.MovieQueries`.
         reads: satisfies `ports.MovieQueries` as well, and leaves to the replica what may be a little old.
         transactions: satisfies `ports.Transactions`.
+        people: satisfies `ports.PeopleQueries`.
         signal: satisfies `ports.ChangeSignal`.
     """
 
@@ -48,6 +55,7 @@ class PostgresDatabase:
         self._numbering = Numbering(self._pool)
         self._positions = Positions()
         self.transactions = PostgresTransactions(self._pool, self._numbering.kick, self._positions)
+        self.people = PostgresPeopleQueries(self._pool)
         self.signal = Listening(url)
         self.reads: MovieQueries = self.queries
         self._replica: Replica | None = None
@@ -140,3 +148,8 @@ class PostgresTransaction:
         self.images = PostgresImageLedger(connection)
         self.receipts = PostgresReceipts(connection)
         self.relays = PostgresRelayLedger(connection)
+        self.users = PostgresUsers(connection)
+        self.sessions = PostgresSessions(connection)
+        self.api_keys = PostgresApiKeys(connection)
+        self.signing_keys = PostgresSigningKeys(connection)
+        self.throttles = PostgresThrottles(connection)

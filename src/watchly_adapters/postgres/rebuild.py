@@ -103,9 +103,9 @@ async def rebuild(url: str, *, apply: bool, wait: float = START_WAIT) -> Compari
                 except VersionConflict as conflict:
                     # Somebody did so when this would have: now it is there to be compared. If it is not,
                     # the table holds more to be unique than ids.
-                    if conflict.movie_id in brought_back:
+                    if conflict.id in brought_back:
                         raise
-                    brought_back.add(conflict.movie_id)
+                    brought_back.add(conflict.id)
                 else:
                     last = ids[-1]
             if apply:

@@ -14,9 +14,10 @@ from watchly_adapters.postgres.events import PostgresEvents
 from watchly_adapters.postgres.movies import COLUMNS, movie_cursor
 from watchly_adapters.postgres.pool import START_WAIT, Connection, connect, cursor, translated
 from watchly_adapters.postgres.vocabulary import Vocabulary, index
-from watchly_core.catalogue import SYSTEM, utc_now
+from watchly_core.clocks import utc_now
 from watchly_core.events import MovieAdded, MovieRevised
 from watchly_core.movies import Movie
+from watchly_core.people import SYSTEM
 
 #: Rows, and bytes of their texts, that one transaction takes: others wait for it no longer than a moment.
 _ROWS: Final = 1_000
@@ -169,7 +170,7 @@ async def _fill(connection: Connection, ids: list[int], known: Vocabulary) -> in
     # As the rows are now: another program's trigger may have had its say.
     told, now = await _read(connection, list(work.events)), utc_now()
     await PostgresEvents(connection).append(
-        *(work.events[movie.id](movie.id, movie.version, now, SYSTEM, movie) for movie in told)
+        *(work.events[movie.id](movie.id, movie.version, now, SYSTEM.name, movie) for movie in told)
     )
     return filled.rowcount
 

@@ -182,3 +182,54 @@ CREATE TABLE relay_letters (
 );
 CREATE INDEX relay_letters_waiting ON relay_letters (target, movie_id, seq) WHERE due_at IS NOT NULL;
 CREATE INDEX relay_letters_dead ON relay_letters (target, seq) WHERE due_at IS NULL;
+
+CREATE TABLE watchly_users (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    email text COLLATE "C" NOT NULL UNIQUE,
+    role text NOT NULL CHECK (role IN ('viewer', 'editor', 'admin')),
+    password_hash text NOT NULL,
+    created_at timestamptz NOT NULL,
+    version integer NOT NULL
+);
+CREATE INDEX watchly_users_admins ON watchly_users (id) WHERE role = 'admin';
+
+CREATE TABLE watchly_sessions (
+    id text COLLATE "C" PRIMARY KEY,
+    user_id integer NOT NULL REFERENCES watchly_users ON DELETE CASCADE,
+    handle bytea NOT NULL UNIQUE,
+    secret bytea NOT NULL,
+    created_at timestamptz NOT NULL,
+    rotated_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL
+);
+CREATE INDEX watchly_sessions_user_id ON watchly_sessions (user_id);
+CREATE INDEX watchly_sessions_expires_at ON watchly_sessions (expires_at);
+
+CREATE TABLE watchly_api_keys (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL,
+    role text NOT NULL CHECK (role IN ('viewer', 'editor', 'admin')),
+    prefix text COLLATE "C" NOT NULL UNIQUE,
+    digest bytea NOT NULL,
+    user_id integer REFERENCES watchly_users ON DELETE CASCADE,
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz,
+    last_used_at timestamptz,
+    revoked_at timestamptz
+);
+CREATE INDEX watchly_api_keys_user_id ON watchly_api_keys (user_id, id);
+
+CREATE TABLE watchly_signing_keys (
+    kid text COLLATE "C" PRIMARY KEY,
+    sealed bytea NOT NULL,
+    created_at timestamptz NOT NULL,
+    signs_from timestamptz NOT NULL,
+    ends_at timestamptz
+);
+
+CREATE TABLE watchly_throttles (
+    bucket text COLLATE "C" PRIMARY KEY,
+    count integer NOT NULL,
+    until timestamptz NOT NULL
+);
+CREATE INDEX watchly_throttles_until ON watchly_throttles (until);

@@ -10,8 +10,9 @@ To check an adapter, subclass the suite of its port in a test module and supply 
 
 A store of movies has nine: `movie_stores` (rows and transactions), `movie_lists` (filters, order, pages,
 counts), `movie_searches`, `positions`, `event_logs`, `image_ledgers`, `receipts`, `relay_ledgers`, and
-`histories`, which drives it beside the fake. `image_stores`, `image_files`, `image_uploads` and `inspectors`
-are those of images.
+`histories`, which drives it beside the fake. Its people have five: `users`, `sessions`, `api_keys`,
+`signing_keys` and `throttles`. `image_stores`, `image_files`, `image_uploads` and `inspectors` are those of
+images.
 
 The suites run on pytest and anyio's plugin for it: ``pip install 'watchly[testing]'``.
 """

@@ -101,7 +101,7 @@ class EventLogContract(StoreContract):
         with pytest.raises(VersionConflict) as conflict:
             async with store.transactions() as tx:
                 await tx.events.append(*many)
-        assert (conflict.value.movie_id, conflict.value.current) == (first.movie_id, 1)
+        assert (conflict.value.id, conflict.value.current) == (first.movie_id, 1)
         assert await events_of(store.queries, first.movie_id) == [first]
 
     async def test_events_are_seen_when_the_transaction_commits(self, store: Store) -> None:

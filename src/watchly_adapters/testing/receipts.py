@@ -8,7 +8,7 @@ import datetime as dt
 import msgspec
 import pytest
 
-from watchly_adapters.testing.stores import HEAT, LATER, NOON, Failure, Store, StoreContract
+from watchly_adapters.testing.stores import AT_ONCE, HEAT, LATER, NOON, Failure, Store, StoreContract
 from watchly_core.errors import KeyReused, MovieNotFound, RequestInProgress
 from watchly_core.ports import Transaction
 from watchly_core.receipts import Claim, KeptReply
@@ -19,8 +19,6 @@ REPLY = KeptReply(
     201, (("Content-Type", "application/json"), ("ETag", '"v1"'), ("Location", "/é")), b'\x00{"id": 7}\xff'
 )
 TOMORROW = NOON + dt.timedelta(days=1)
-#: Seconds in which nothing that waits for somebody else would have ended.
-AT_ONCE = 5.0
 
 
 async def _keep(store: Store, claim: Claim = CLAIM, until: dt.datetime = TOMORROW) -> None:

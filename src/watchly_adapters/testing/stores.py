@@ -10,13 +10,19 @@ import pytest
 
 from watchly_core.events import Change, Event
 from watchly_core.movies import MovieDraft
-from watchly_core.ports import ChangeSignal, MovieQueries, Transactions
+from watchly_core.people import Role, User
+from watchly_core.ports import ChangeSignal, MovieQueries, PeopleQueries, Transactions
 
 NOON = dt.datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=dt.UTC)
 LATER = NOON + dt.timedelta(seconds=1, microseconds=1)
 
 HEAT = MovieDraft(title="Heat", description="A thief and a detective.", release_year=1995, genre="Crime")
 BARE = MovieDraft(title="Untitled")
+
+#: What stands for the hash of a password.
+HASH = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA"
+#: Seconds in which nothing that waits for somebody else would have ended.
+AT_ONCE = 5.0
 
 
 class Historian(Protocol):
@@ -50,9 +56,20 @@ class Store(Protocol):
         ...
 
     @property
+    def people(self) -> PeopleQueries:
+        """Its read side of people."""
+        ...
+
+    @property
     def signal(self) -> ChangeSignal:
         """Tells of what was committed."""
         ...
+
+
+async def add_user(store: Store, email: str = "ada@films.example", role: Role = Role.EDITOR) -> User:
+    """A user who is there for others to belong to."""
+    async with store.transactions() as tx:
+        return await tx.users.add(email, role, HASH, NOON)
 
 
 class StoreContract:

@@ -18,6 +18,13 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
+def show(line: object) -> None:
+    """Show data: an object as JSON, on a line of its own."""
+    import msgspec
+
+    click.echo(msgspec.json.encode(line))
+
+
 def in_one_line(faults: Iterable[Fault]) -> str:
     """Faults as a message shows them."""
     return "; ".join(map(str, faults))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from watchly_http.cli.console import read_settings, refuse_memory, say
+from watchly_http.cli.console import read_settings, refuse_memory, say, show
 
 if TYPE_CHECKING:
     from watchly_adapters.settings import Settings
@@ -90,7 +90,7 @@ def add_webhook(url: str, secret: str | None, *, everything: bool) -> None:
 
     async def add(webhooks: Webhooks) -> None:
         target = await webhooks.add(url, secret, everything=everything)
-        _show({"id": target.name, "url": target.url, "secret": target.secret})
+        show({"id": target.name, "url": target.url, "secret": target.secret})
 
     _on_webhooks(settings, add)
 
@@ -104,10 +104,10 @@ def list_webhooks() -> None:
       watchly webhook list
     """
 
-    async def show(webhooks: Webhooks) -> None:
+    async def show_all(webhooks: Webhooks) -> None:
         for each in await webhooks.listed():
             target, letters = each.target, each.letters
-            _show(
+            show(
                 {
                     "id": target.name,
                     "url": target.url,
@@ -119,7 +119,7 @@ def list_webhooks() -> None:
                 }
             )
 
-    _on_webhooks(read_settings(), show)
+    _on_webhooks(read_settings(), show_all)
 
 
 @webhook.command(name="remove")
@@ -144,9 +144,3 @@ def _on_webhooks(settings: Settings, do: Callable[[Webhooks], Awaitable[None]]) 
     refuse_memory(settings)
     with running_database(settings) as (prepared, _):
         asyncio.run(run(prepared))
-
-
-def _show(line: object) -> None:
-    import msgspec
-
-    click.echo(msgspec.json.encode(line))

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from functools import partial
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Final
 
 import click
 
+from watchly_core.errors import Misconfigured
 from watchly_http.cli.console import read_settings, say
 
 if TYPE_CHECKING:
     from watchly_adapters.settings import Settings
+    from watchly_core.api_keys import ApiKeys
+
+#: Addresses that only this machine reaches.
+_LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1"))
 
 
 @click.command()
@@ -24,6 +32,8 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(1, 512), help="Processes that answer requests (WORKERS).")
 def serve(host: str | None, port: int | None, workers: int | None) -> None:
     """Serve the REST API until it is told to stop.
+
+    On a new home it makes an API key for an administrator, and prints it once.
 
     \b
     Examples:
@@ -44,6 +54,7 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
         # The fakes live in the memory of one process.
         workers=1 if settings.in_memory else workers or settings.workers,
     )
+    _refuse_open(settings)
     logs.configure(settings)
     # The framework takes as long to load as the database to start: do both at once.
     loading = threading.Thread(target=importlib.import_module, args=("watchly_http.app",))
@@ -54,6 +65,8 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     try:
         with ExitStack() as stack:
             prepared, keep = serving(settings, stack)
+            if settings.auth and settings.database_url is None:
+                asyncio.run(_make_first_key(prepared))
             loading.join()
             sys.exit(_run(prepared, keep))
     except KeyboardInterrupt:
@@ -63,6 +76,7 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
 
 
 def _run(settings: Settings, keep: Callable[[], None] | None) -> int:
+    import structlog
     from litestar import Litestar
 
     from watchly_adapters.container import Container
@@ -70,7 +84,16 @@ def _run(settings: Settings, keep: Callable[[], None] | None) -> int:
     from watchly_http.server import serve as serve_workers
 
     def load_app() -> Litestar:
-        return create_app(Container(settings=settings))
+        container = Container(settings=settings)
+        app = create_app(container)
+        if settings.auth and settings.in_memory:
+            app.on_startup.append(partial(_show_first_key, container.api_keys()))
+        return app
+
+    def tell(url: str) -> None:
+        if not settings.auth:
+            structlog.stdlib.get_logger("watchly.serving").warning("AUTH is off: everybody may do everything")
+        say(f"Watchly answers at {url} (documentation: {url}/docs)")
 
     return serve_workers(
         load_app,
@@ -79,9 +102,46 @@ def _run(settings: Settings, keep: Callable[[], None] | None) -> int:
         workers=settings.workers,
         drain_timeout=settings.drain_timeout.total_seconds(),
         notice=1.0 if settings.environment == "production" else 0.0,
-        on_listening=lambda url: say(f"Watchly answers at {url} (documentation: {url}/docs)"),
+        on_listening=tell,
         keep=keep,
     )
+
+
+def _refuse_open(settings: Settings) -> None:
+    """Refuse to let other machines in where everybody may do everything.
+
+    Raises:
+        Misconfigured: they would be let in.
+    """
+    if not settings.auth and not _is_loopback(settings.host):
+        raise Misconfigured(
+            f"AUTH is off, which is for this machine alone, and HOST is {settings.host};"
+            " an example: HOST=127.0.0.1"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost"
+    return any(address in network for network in _LOOPBACK)
+
+
+async def _make_first_key(settings: Settings) -> None:
+    from watchly_adapters.container import Container
+
+    container = Container(settings=settings)
+    async with container.database():
+        await _show_first_key(container.api_keys())
+
+
+async def _show_first_key(api_keys: ApiKeys) -> None:
+    """Make the first API key where nobody could write otherwise, and show it."""
+    first = await api_keys.add_first()
+    if first is not None:
+        say("An API key for an administrator, which is shown this once:")
+        click.echo(first.secret)
 
 
 @click.group()

@@ -39,8 +39,9 @@ def migrate() -> None:
 def sweep(*, retry_dead: bool) -> None:
     """Delete the images that are due from their store: discarded ones and uploads that were given up.
 
-    Drops old receipts as well, and the events that LOG_RETENTION keeps no longer. `serve` does all
-    that by itself every SWEEP_INTERVAL.
+    Drops as well what is good no longer: receipts, sessions, counts of attempts to sign in, API keys,
+    keys that signed tokens, and the events that LOG_RETENTION keeps no longer. `serve` does all that by
+    itself every SWEEP_INTERVAL.
 
     \b
     Examples:

@@ -1,0 +1,17 @@
+"""Clocks: what tells the present time, and how much of it has passed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+#: The present time.
+Clock: TypeAlias = Callable[[], datetime]
+#: Seconds since some moment; nobody sets them back, as clocks are.
+Ticks: TypeAlias = Callable[[], float]
+
+
+def utc_now() -> datetime:
+    """The present time."""
+    return datetime.now(UTC)

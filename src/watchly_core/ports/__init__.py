@@ -1,0 +1,78 @@
+"""The roles that adapters play: protocols, satisfied by shape and proven by `watchly_adapters.testing`.
+
+Every method may raise `errors.Unavailable` when what stands behind it does not answer; only the other
+errors are named below. All times are aware datetimes in UTC with microseconds.
+"""
+
+from watchly_core.clocks import Clock, Ticks
+from watchly_core.ports.images import (
+    ImageFile,
+    ImageFiles,
+    ImageInspector,
+    ImageLedger,
+    ImageNotifications,
+    ImageStore,
+    ImageUploads,
+    Render,
+)
+from watchly_core.ports.movies import (
+    ChangeSignal,
+    EventLog,
+    MovieQueries,
+    MovieRepository,
+    Receipts,
+)
+from watchly_core.ports.parts import (
+    Closable,
+    Interruptible,
+)
+from watchly_core.ports.people import (
+    ApiKeyRepository,
+    PasswordHasher,
+    PeopleQueries,
+    SessionRepository,
+    SigningKeyRepository,
+    ThrottleLedger,
+    Tokens,
+    UserRepository,
+)
+from watchly_core.ports.relays import (
+    Publisher,
+    RelayLedger,
+)
+from watchly_core.ports.transactions import (
+    Transaction,
+    Transactions,
+)
+
+__all__ = [
+    "ApiKeyRepository",
+    "ChangeSignal",
+    "Clock",
+    "Closable",
+    "EventLog",
+    "ImageFile",
+    "ImageFiles",
+    "ImageInspector",
+    "ImageLedger",
+    "ImageNotifications",
+    "ImageStore",
+    "ImageUploads",
+    "Interruptible",
+    "MovieQueries",
+    "MovieRepository",
+    "PasswordHasher",
+    "PeopleQueries",
+    "Publisher",
+    "Receipts",
+    "RelayLedger",
+    "Render",
+    "SessionRepository",
+    "SigningKeyRepository",
+    "ThrottleLedger",
+    "Ticks",
+    "Tokens",
+    "Transaction",
+    "Transactions",
+    "UserRepository",
+]

@@ -1,0 +1,84 @@
+"""The write side: transactions, and the stores that write into one."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from watchly_core.ports.images import ImageLedger
+from watchly_core.ports.movies import EventLog, MovieRepository, Receipts
+from watchly_core.ports.people import (
+    ApiKeyRepository,
+    SessionRepository,
+    SigningKeyRepository,
+    ThrottleLedger,
+    UserRepository,
+)
+from watchly_core.ports.relays import RelayLedger
+
+
+class Transaction(Protocol):
+    """The stores, all writing into one transaction."""
+
+    @property
+    def movies(self) -> MovieRepository:
+        """Movies."""
+        ...
+
+    @property
+    def events(self) -> EventLog:
+        """The log."""
+        ...
+
+    @property
+    def images(self) -> ImageLedger:
+        """The ledger of images."""
+        ...
+
+    @property
+    def receipts(self) -> Receipts:
+        """The receipts of writes."""
+        ...
+
+    @property
+    def relays(self) -> RelayLedger:
+        """The ledger of the relay."""
+        ...
+
+    @property
+    def users(self) -> UserRepository:
+        """Users."""
+        ...
+
+    @property
+    def sessions(self) -> SessionRepository:
+        """Sessions."""
+        ...
+
+    @property
+    def api_keys(self) -> ApiKeyRepository:
+        """API keys."""
+        ...
+
+    @property
+    def signing_keys(self) -> SigningKeyRepository:
+        """The keys that sign tokens."""
+        ...
+
+    @property
+    def throttles(self) -> ThrottleLedger:
+        """How often something was tried."""
+        ...
+
+
+class Transactions(Protocol):
+    """The write side: ``async with transactions() as tx``.
+
+    Leaving the block normally commits all that was done through `tx`, and the block's caller goes on
+    only after the commit; leaving it by any exception, cancellation included, undoes all of it. When
+    the commit itself raises `Unavailable`, whether it took effect is not known.
+    """
+
+    def __call__(self) -> AbstractAsyncContextManager[Transaction]:
+        """Begin a transaction; the stores of `tx` are of use only inside the block."""
+        ...
