@@ -14,7 +14,6 @@ from watchly_core.errors import (
     Invalid,
     InvalidUser,
     LastAdmin,
-    Overloaded,
     UserNotFound,
     VersionConflict,
 )
@@ -162,18 +161,12 @@ class Accounts:
         actor.require(Permission.OWN_ACCOUNT)
         user = await self._people.user(_own(actor))
         password = password_of(new, "#/new", user.email)
-        attempt = await self._throttle.enter(user.email, address)
-        account = await self._people.account(user.email)
-        try:
-            same = await self._hasher.verify(
-                account.password_hash if account else None, same_spelling(current)
-            )
-        except Overloaded:
-            await self._throttle.unseen(attempt)
-            raise
-        if account is None or not same:
-            raise InvalidUser([Fault("wrong_value", "must be the present password", pointer="#/current")])
-        await self._throttle.passed(attempt)
+        spelled = same_spelling(current)
+        async with self._throttle.attempt(user.email, address):
+            account = await self._people.account(user.email)
+            same = await self._hasher.verify(account.password_hash if account else None, spelled)
+            if account is None or not same:
+                raise InvalidUser([Fault("wrong_value", "must be the present password", pointer="#/current")])
         hashed = await self._hasher.hash(password)
         async with self._transactions() as tx:
             held = await tx.users.get(user.id)

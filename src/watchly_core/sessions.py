@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from watchly_core.clocks import utc_now
-from watchly_core.errors import InvalidUser, NotSignedIn, Overloaded, UserNotFound
+from watchly_core.errors import InvalidUser, NotSignedIn, UserNotFound
 from watchly_core.passwords import same_spelling
 from watchly_core.people import Account, User, email_of
 from watchly_core.tokens import ACCESS_FOR, Claims
@@ -120,17 +120,12 @@ class Sessions:
             email = email_of(email)
         except InvalidUser:
             email = ""  # nobody has it, and the attempt is counted all the same
-        attempt = await self._throttle.enter(email, address)
-        account = await self._people.account(email)
         spelled = same_spelling(password)
-        try:
+        async with self._throttle.attempt(email, address):
+            account = await self._people.account(email)
             right = await self._hasher.verify(account.password_hash if account else None, spelled)
-        except Overloaded:
-            await self._throttle.unseen(attempt)
-            raise
-        if not right or not account:
-            raise NotSignedIn(_WRONG)
-        await self._throttle.passed(attempt)
+            if not right or not account:
+                raise NotSignedIn(_WRONG)
         rehashed = None
         if self._hasher.outdated(account.password_hash):
             rehashed = await self._hasher.hash(spelled)

@@ -49,14 +49,6 @@ class _Refusal(NamedTuple):
     again: datetime
 
 
-class Attempt(NamedTuple):
-    """An attempt to sign in that was counted: where, and whether its address was known to the account."""
-
-    buckets: Sequence[str]
-    address: str
-    known: bool
-
-
 class Throttle:
     """Counts attempts, of all processes together.
 
@@ -71,8 +63,12 @@ class Throttle:
         self._refusals: OrderedDict[str, _Refusal] = OrderedDict()
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
-    async def enter(self, email: str, address: str) -> Attempt:
-        """Count an attempt to sign in, before anything is looked at.
+    @asynccontextmanager
+    async def attempt(self, email: str, address: str) -> AsyncIterator[None]:
+        """Count an attempt to sign in, which is the block, before anything is looked at.
+
+        If the block ends normally it has succeeded: it is given back, and the address is remembered. If it
+        raises `Overloaded`, nobody had the time to look at it, and it is given back as well.
 
         Raises:
             TooManyAttempts: there were too many.
@@ -87,22 +83,22 @@ class Throttle:
                 again = await tx.throttles.take(bucket, limit, now, now + WINDOW)
                 if again is not None:
                     raise self._refused(bucket, again, now)
-        return Attempt([bucket for bucket, _ in limits], remembered, known)
+        taken = [bucket for bucket, _ in limits]
+        try:
+            yield
+        except Overloaded:
+            await self._give_back(taken)
+            raise
+        await self._give_back(taken, None if known else remembered)
 
-    async def passed(self, attempt: Attempt) -> None:
-        """Give back an attempt that has succeeded, and remember the address."""
+    async def _give_back(self, taken: Sequence[str], remembered: str | None = None) -> None:
+        """Give back what an attempt took, and remember its address if it is not yet."""
         now = self._clock()
         async with self._transactions() as tx:
-            for bucket in attempt.buckets:
+            for bucket in taken:
                 await tx.throttles.give_back(bucket)
-            if not attempt.known:
-                await tx.throttles.take(attempt.address, 1, now, now + KNOWN_FOR)
-
-    async def unseen(self, attempt: Attempt) -> None:
-        """Give back an attempt that nobody had the time to look at."""
-        async with self._transactions() as tx:
-            for bucket in attempt.buckets:
-                await tx.throttles.give_back(bucket)
+            if remembered is not None:
+                await tx.throttles.take(remembered, 1, now, now + KNOWN_FOR)
 
     async def sign_up(self, address: str) -> None:
         """Count an account that somebody makes without having signed in.
