@@ -16,12 +16,11 @@ from watchly_core.movies import MAX_ID, Movie
 from watchly_core.people import Permission
 from watchly_core.queries import DEFAULT_LIMIT
 from watchly_http.authorization import actor_of, still_may
-from watchly_http.conditional import of_movie, precondition
+from watchly_http.conditional import of_movie, precondition, tagged_reply
 from watchly_http.cursors import NumberCursors
 from watchly_http.downloads import EventStream
 from watchly_http.feed import Change, shown
 from watchly_http.idempotency import Sending
-from watchly_http.movies import movie_reply
 from watchly_http.openapi import (
     IDEMPOTENCY_KEY,
     IF_MATCH,
@@ -276,7 +275,7 @@ def _event_id(text: str) -> int:
 
 
 def _reverted_reply(reverted: Reverted) -> Response[bytes]:
-    return movie_reply(reverted.movie, headers={"Watchly-Image": "gone"} if reverted.image_lost else {})
+    return tagged_reply(reverted.movie, headers={"Watchly-Image": "gone"} if reverted.image_lost else {})
 
 
 def _version_in(value: object) -> int:

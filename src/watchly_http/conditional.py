@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeAlias
 
 import msgspec
+from litestar import MediaType, Response
 
 from watchly_core import Movie
 from watchly_core.errors import NotFound
@@ -20,6 +21,8 @@ _VERSION: Final = re.compile(r"v([1-9][0-9]{0,18})")
 
 #: A version that nothing has.
 NO_VERSION: Final = 0
+
+_encode = msgspec.json.Encoder().encode
 
 #: Asks at which version something is now.
 Current: TypeAlias = Callable[[], Awaitable[int]]
@@ -37,6 +40,26 @@ def matches(request: Request, tag: str) -> bool:
     return header is not None and (
         header == "*" or tag.strip('"') in {found for _, found in _tags(header) or ()}
     )
+
+
+def tagged_reply(
+    thing: Movie | User, *, status_code: int = 200, headers: Mapping[str, str] | None = None
+) -> Response[bytes]:
+    """A reply that holds one movie or user, with its entity tag unless `headers` have another."""
+    return Response(
+        _encode(thing),
+        status_code=status_code,
+        media_type=MediaType.JSON,
+        headers={"ETag": etag(thing), **(headers or {})},
+    )
+
+
+def conditional_reply(request: Request, thing: Movie | User, tag: str | None = None) -> Response[bytes]:
+    """The reply to a GET of one movie or user: 304 where the client has it as it is under this tag."""
+    tag = tag or etag(thing)
+    if matches(request, tag):
+        return Response(b"", status_code=304, headers={"ETag": tag})
+    return tagged_reply(thing, headers={"ETag": tag})
 
 
 class Precondition(msgspec.Struct, frozen=True):

@@ -15,10 +15,9 @@ from watchly_core.images import MEDIA_TYPES, Ticket, claimed_format, is_key
 from watchly_core.people import Permission
 from watchly_core.spools import Spool
 from watchly_http.authorization import actor_of
-from watchly_http.conditional import of_movie, precondition
+from watchly_http.conditional import of_movie, precondition, tagged_reply
 from watchly_http.forms import FORM, IMAGE, FilePart, read_form
 from watchly_http.idempotency import Sending
-from watchly_http.movies import movie_reply
 from watchly_http.openapi import (
     IDEMPOTENCY_KEY,
     IF_MATCH,
@@ -116,7 +115,7 @@ class MovieImageController(Controller):
                 content = stream(request)
             version = await wanted.version(of_movie(number, catalogue))
             shown = await gallery.attach(number, content, sent_type, version=version, actor=actor_of(request))
-        return movie_reply(shown)
+        return tagged_reply(shown)
 
     @delete(
         "/",
@@ -237,7 +236,7 @@ class MovieImageController(Controller):
             lambda receipt: gallery.uploads.complete(
                 number, key, version=version, actor=actor_of(request), receipt=receipt
             ),
-            movie_reply,
+            tagged_reply,
         )
 
 

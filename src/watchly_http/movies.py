@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from litestar import Controller, MediaType, Response, delete, get, patch, post, put
@@ -13,7 +13,7 @@ from watchly_core.errors import Fault, InvalidMovie
 from watchly_core.movies import CLIENT_FIELDS, Members, MoviePatch
 from watchly_core.people import Permission
 from watchly_http.authorization import actor_of
-from watchly_http.conditional import etag, matches, of_movie, precondition
+from watchly_http.conditional import conditional_reply, of_movie, precondition, tagged_reply
 from watchly_http.filters import CURSOR, FILTERS, LIMIT, SORT, read_query
 from watchly_http.forms import FORM, IMAGE, FilePart, read_form
 from watchly_http.forms import members as form_members
@@ -63,18 +63,6 @@ _WRITE_PROBLEMS = (
     "unsupported_media_type",
     "validation",
 )
-
-
-def movie_reply(
-    movie: Movie, *, status_code: int = 200, headers: Mapping[str, str] | None = None
-) -> Response[bytes]:
-    """A reply that holds one movie, with its entity tag."""
-    return Response(
-        _encode(movie),
-        status_code=status_code,
-        media_type=MediaType.JSON,
-        headers={"ETag": etag(movie), **(headers or {})},
-    )
 
 
 class MovieController(Controller):
@@ -167,9 +155,7 @@ class MovieController(Controller):
     async def get(self, request: Request, movie_id: FromPath[str], reading: Reading) -> Response[bytes]:
         """Get a movie."""
         found = await seen_by(request, reading).get(read_id(movie_id), actor=actor_of(request))
-        if matches(request, etag(found)):
-            return Response(b"", status_code=304, headers={"ETag": etag(found)})
-        return movie_reply(found)
+        return conditional_reply(request, found)
 
     @put(
         "/{movie_id:str}",
@@ -192,7 +178,9 @@ class MovieController(Controller):
         number = read_id(movie_id)
         version = await wanted.version(of_movie(number, catalogue))
         members = await _members_for(number, value, catalogue)
-        return movie_reply(await catalogue.replace(number, members, version=version, actor=actor_of(request)))
+        return tagged_reply(
+            await catalogue.replace(number, members, version=version, actor=actor_of(request))
+        )
 
     @patch(
         "/{movie_id:str}",
@@ -215,7 +203,7 @@ class MovieController(Controller):
         number = read_id(movie_id)
         version = await wanted.version(of_movie(number, catalogue))
         members = await _members_for(number, value, catalogue)
-        return movie_reply(await catalogue.revise(number, members, version=version, actor=actor_of(request)))
+        return tagged_reply(await catalogue.revise(number, members, version=version, actor=actor_of(request)))
 
     @delete(
         "/{movie_id:str}",
@@ -267,7 +255,7 @@ class GenreController(Controller):
 
 
 def _added_reply(movie: Movie) -> Response[bytes]:
-    return movie_reply(movie, status_code=201, headers={"Location": f"/api/movies/{movie.id}"})
+    return tagged_reply(movie, status_code=201, headers={"Location": f"/api/movies/{movie.id}"})
 
 
 async def _add_form(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -18,7 +18,7 @@ from watchly_core.passwords import password_of
 from watchly_core.people import Actor, Permission, Role, User, UserDraft, UserPatch, email_of, role_of
 from watchly_http.addresses import client_address
 from watchly_http.authorization import actor_of
-from watchly_http.conditional import Current, etag, matches, precondition
+from watchly_http.conditional import Current, conditional_reply, precondition, tagged_reply
 from watchly_http.cursors import NumberCursors
 from watchly_http.filters import CURSOR
 from watchly_http.openapi import IF_MATCH, IF_NONE_MATCH, Operation, Parameter, Reply
@@ -78,7 +78,7 @@ class MeController(Controller):
         user = await accounts.me(actor=actor_of(request))
         # Caches take this address for one thing: what they keep of one user is not what another one gets.
         vary(request, "Authorization")
-        return _shown(request, user, f'"{user.id}.v{user.version}"')
+        return conditional_reply(request, user, f'"{user.id}.v{user.version}"')
 
     @put(
         "/password",
@@ -149,7 +149,7 @@ class UserController(Controller):
         draft = _draft(await read_json(request, SMALL_BODY))
         address = client_address(request, settings.trusted_proxies)
         user = await accounts.add(draft, address=address, actor=actor_of(request))
-        return _user_reply(user, status_code=201, headers={"Location": f"/api/users/{user.id}"})
+        return tagged_reply(user, status_code=201, headers={"Location": f"/api/users/{user.id}"})
 
     @get(
         "/{user_id:str}",
@@ -166,7 +166,7 @@ class UserController(Controller):
     async def get(self, request: Request, user_id: FromPath[str], accounts: Accounts) -> Response[bytes]:
         """Get a user."""
         user = await accounts.get(read_id(user_id, "user"), actor=actor_of(request))
-        return _shown(request, user, etag(user))
+        return conditional_reply(request, user)
 
     @patch(
         "/{user_id:str}",
@@ -196,7 +196,7 @@ class UserController(Controller):
         await accounts.get(number, actor=actor)  # a user who is not there is said first
         wish = _patch(value)
         version = await wanted.version(_of_user(number, accounts, actor))
-        return _user_reply(await accounts.revise(number, wish, version=version, actor=actor))
+        return tagged_reply(await accounts.revise(number, wish, version=version, actor=actor))
 
     @delete(
         "/{user_id:str}",
@@ -216,24 +216,6 @@ class UserController(Controller):
         number, actor = read_id(user_id, "user"), actor_of(request)
         version = await wanted.version(_of_user(number, accounts, actor))
         await accounts.remove(number, version=version, actor=actor)
-
-
-def _user_reply(
-    user: User, *, status_code: int = 200, headers: Mapping[str, str] | None = None
-) -> Response[bytes]:
-    """A reply that holds one user, with its entity tag."""
-    return Response(
-        _encode(user),
-        status_code=status_code,
-        media_type=MediaType.JSON,
-        headers={"ETag": etag(user), **(headers or {})},
-    )
-
-
-def _shown(request: Request, user: User, tag: str) -> Response[bytes]:
-    if matches(request, tag):
-        return Response(b"", status_code=304, headers={"ETag": tag})
-    return _user_reply(user, headers={"ETag": tag})
 
 
 def _of_user(user_id: int, accounts: Accounts, actor: Actor) -> Current:
