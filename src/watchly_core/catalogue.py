@@ -12,6 +12,7 @@ import msgspec
 from watchly_core.clocks import utc_now
 from watchly_core.errors import Fault, InvalidMovie, MovieNotFound, VersionConflict
 from watchly_core.events import Change, ChangeQuery, Changes, Event, MovieAdded, MovieRemoved, MovieRevised
+from watchly_core.expiry import drop_all
 from watchly_core.image_records import discard_images, recall_image
 from watchly_core.images import VARIANTS
 from watchly_core.imports import ImportReport, Rejection, Row, Tally, draft_batches
@@ -33,9 +34,6 @@ from watchly_core.tasks import ahead
 
 #: How long a discarded image can come back.
 IMAGE_GRACE = timedelta(days=30)
-
-#: Events that are dropped in one transaction.
-_PRUNED_AT_ONCE = 1_000
 
 
 def require_version(movie: Movie, version: int | None) -> None:
@@ -313,13 +311,8 @@ class Catalogue:
         That one holds the movie as it is, or last was, so that nothing is lost but how it came to be so.
         """
         actor.require(Permission.SWEEP)
-        before, pruned = self._clock() - keep, 0
-        while True:
-            async with self._transactions() as tx:
-                count = await tx.events.prune(before, _PRUNED_AT_ONCE)
-            pruned += count
-            if count < _PRUNED_AT_ONCE:
-                return pruned
+        before = self._clock() - keep
+        return await drop_all(self._transactions, lambda tx, limit: tx.events.prune(before, limit))
 
     async def add_many(  # noqa: PLR0913 - each with its name
         self,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from watchly_core.ports import Clock, PeopleQueries, Transaction, Transactions
@@ -13,23 +12,18 @@ if TYPE_CHECKING:
 _BATCH: Final = 1_000
 
 
-class Expiring(Protocol):
-    """What a transaction keeps for a while: receipts, sessions, API keys, attempts to sign in."""
+async def drop_all(transactions: Transactions, drop: Callable[[Transaction, int], Awaitable[int]]) -> int:
+    """Drop all that `drop` finds, some in each transaction; how many those were.
 
-    async def expire(self, now: datetime, limit: int) -> int:
-        """Drop at most `limit` that are over at `now`; how many those were."""
-        ...
-
-
-async def expire(transactions: Transactions, kind: Callable[[Transaction], Expiring], clock: Clock) -> int:
-    """Drop all of a kind that are over, some at a time; how many those were."""
-    expired = 0
+    It is told how many to drop at most, and tells how many it did.
+    """
+    total = 0
     while True:
         async with transactions() as tx:
-            dropped = await kind(tx).expire(clock(), _BATCH)
-        expired += dropped
+            dropped = await drop(tx, _BATCH)
+        total += dropped
         if dropped < _BATCH:
-            return expired
+            return total
 
 
 async def expire_signing_keys(people: PeopleQueries, transactions: Transactions, clock: Clock) -> int:

@@ -15,7 +15,7 @@ from watchly_core import Catalogue, Gallery
 from watchly_core.api_keys import KEPT_FOR
 from watchly_core.clocks import utc_now
 from watchly_core.errors import WatchlyError
-from watchly_core.expiry import expire, expire_signing_keys
+from watchly_core.expiry import drop_all, expire_signing_keys
 from watchly_core.tasks import cancelled
 
 _log = structlog.stdlib.get_logger("watchly.sweeping")
@@ -38,10 +38,11 @@ async def sweeping(
 
 async def drop_old(database: Database, catalogue: Catalogue, settings: Settings) -> int:
     """Drop what is good no longer, and events that are kept no longer; how many events."""
-    await expire(database.transactions, lambda tx: tx.receipts, utc_now)
-    await expire(database.transactions, lambda tx: tx.sessions, utc_now)
-    await expire(database.transactions, lambda tx: tx.throttles, utc_now)
-    await expire(database.transactions, lambda tx: tx.api_keys, lambda: utc_now() - KEPT_FOR)
+    now = utc_now()
+    await drop_all(database.transactions, lambda tx, limit: tx.receipts.expire(now, limit))
+    await drop_all(database.transactions, lambda tx, limit: tx.sessions.expire(now, limit))
+    await drop_all(database.transactions, lambda tx, limit: tx.throttles.expire(now, limit))
+    await drop_all(database.transactions, lambda tx, limit: tx.api_keys.expire(now - KEPT_FOR, limit))
     await expire_signing_keys(database.people, database.transactions, utc_now)
     retention = settings.log_retention
     return 0 if retention is None else await catalogue.prune(retention)

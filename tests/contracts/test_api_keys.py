@@ -13,7 +13,7 @@ from tests.houses import INSTANT
 
 from watchly_core.api_keys import KEPT_FOR, MAX_KEYS, MAX_NAME, ApiKeyDraft, is_api_key, lesser
 from watchly_core.errors import ApiKeyNotFound, InvalidApiKey, NotAllowed, NotSignedIn, UserNotFound
-from watchly_core.expiry import expire
+from watchly_core.expiry import drop_all
 from watchly_core.people import SYSTEM, Actor, Permission, Role, UserPatch, stranger
 
 pytestmark = pytest.mark.anyio
@@ -141,7 +141,8 @@ async def test_one_owner_has_so_many_keys_and_room_again_after_a_while(household
     house = household.house
 
     async def dropped() -> int:
-        return await expire(house.store.transactions, lambda tx: tx.api_keys, lambda: house.now - KEPT_FOR)
+        before = house.now - KEPT_FOR
+        return await drop_all(house.store.transactions, lambda tx, limit: tx.api_keys.expire(before, limit))
 
     house.wait(KEPT_FOR)
     assert await dropped() == 0

@@ -22,7 +22,7 @@ from tests.http.test_tickets import send as upload
 from watchly_adapters.container import Container
 from watchly_adapters.memory import MemoryImages
 from watchly_core.clocks import utc_now
-from watchly_core.expiry import expire
+from watchly_core.expiry import drop_all
 from watchly_core.images import Image, ImageState, Ticket
 from watchly_core.receipts import RECEIPT_FOR, Claim, KeptReply
 
@@ -321,7 +321,9 @@ async def test_a_key_is_free_again_after_a_day(configure: Configure) -> None:
 
         async def good_for(period: timedelta) -> int:
             transactions = container.database().transactions
-            return await expire(transactions, lambda tx: tx.receipts, lambda: utc_now() + period)
+            return await drop_all(
+                transactions, lambda tx, limit: tx.receipts.expire(utc_now() + period, limit)
+            )
 
         assert client.call(lambda: good_for(RECEIPT_FOR - timedelta(minutes=5))) == 0
         assert client.call(lambda: good_for(RECEIPT_FOR)) == 1
