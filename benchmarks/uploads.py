@@ -335,7 +335,7 @@ def run(folder: Path, uploads: int, size: int, quiet: int) -> None:
                 pass
             with Watch(server) as watch, asking(host, read) as times["during"]:
                 results = sent(host, image, targets)
-            left = len(list(spools.iterdir()))
+            left = spools_in(spools)
             with asking(host, read, quiet) as times["after"]:
                 pass
             there = kept(host, targets, size)
@@ -350,7 +350,15 @@ def run(folder: Path, uploads: int, size: int, quiet: int) -> None:
     watch.show()
     show_times(times)
     if answered != uploads or there != uploads or left:
-        raise SystemExit(f"something went wrong: {next((r for r in results if r.status != 200), None)}")  # noqa: PLR2004
+        failed = [result for result in results if result.status != 200]  # noqa: PLR2004 - OK
+        raise SystemExit(
+            f"{answered} of {uploads} answered, {there} are there, {left} left over: {failed[:1]}"
+        )
+
+
+def spools_in(folder: Path) -> int:
+    """The files there; the folder in which workers count lies beside them."""
+    return sum(path.is_file() for path in folder.iterdir())
 
 
 def main() -> None:

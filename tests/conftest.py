@@ -23,6 +23,7 @@ from tests.canaries import Guard, guarded
 from tests.services import EMPTY, folder_in_memory
 
 if TYPE_CHECKING:
+    from tests.valkeys import ValkeyServer
     from watchly_adapters.postgres import PostgresDatabase
 
 SERVER_URL = os.environ.get("TEST_DATABASE_URL")
@@ -137,3 +138,20 @@ async def postgres(database_url: str) -> AsyncIterator[PostgresDatabase]:
 
     async with PostgresDatabase(database_url) as database:
         yield database
+
+
+@pytest.fixture(scope="session")
+def valkey_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """A Valkey that runs for the whole session."""
+    from tests.valkeys import ValkeyServer
+
+    with ValkeyServer(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey_server(valkey_process: ValkeyServer) -> ValkeyServer:
+    """The same with nothing in it; who does it harm has one of their own."""
+    with valkey_process.client() as client:
+        client.flushall()
+    return valkey_process

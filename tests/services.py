@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import quote, urlencode
 
 from tests.canaries import secrets_in
+from tests.preloaded import Preloaded
 
 WATCHLY = str(Path(sys.executable).with_name("watchly"))
 START_LIMIT = 60.0
@@ -48,6 +50,8 @@ def environment(**variables: str) -> dict[str, str]:
         "LOG_",
         "NATS_URL",
         "RELAY",
+        "CACHE",
+        "VALKEY_URL",
         "WEBHOOK_",
     )
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
@@ -55,19 +59,15 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run(*words: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of `watchly` to its end."""
-    done = subprocess.run(
-        [WATCHLY, *words],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        env=environment(**variables),
-        cwd="/",
-    )
+    """Run a command of `watchly` to its end, in a process that has it loaded already."""
+    done = _preloaded().run([WATCHLY, *words], stdin, environment(**variables))
     assert not (found := secrets_in(done.stderr)), f"secrets where logs go: {found}"
     return done
+
+
+@cache
+def _preloaded() -> Preloaded:
+    return Preloaded(environment())
 
 
 def as_url(conninfo: str) -> str:

@@ -23,6 +23,7 @@ from watchly_core.dispatch import Dispatch
 from watchly_core.errors import Misconfigured
 from watchly_core.messages import Target
 from watchly_core.ports import (
+    Cache,
     ChangeSignal,
     ImageInspector,
     ImageStore,
@@ -40,6 +41,8 @@ from watchly_core.throttle import Throttle
 from watchly_core.webhooks import Webhooks
 
 if TYPE_CHECKING:
+    from watchly_adapters.cached import CachedQueries
+    from watchly_adapters.metrics import Metrics
     from watchly_adapters.nats import NatsPublisher
 
 #: Where this service hears from an image store elsewhere that an upload has arrived.
@@ -84,6 +87,14 @@ class Database(AbstractAsyncContextManager["Database"], Protocol):
     @property
     def signal(self) -> ChangeSignal:
         """Tells of new changes, those of other processes as well, while the database is entered."""
+        ...
+
+    async def identity(self) -> str:
+        """The name of the catalogue: no other one has it, nor this one when it is put back to what it was.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
         ...
 
     async def ping(self) -> None:
@@ -179,6 +190,48 @@ def make_broker(nats_url: str) -> NatsPublisher:
     return NatsPublisher(nats_url)
 
 
+def make_metrics() -> Metrics:
+    """What counts while the service runs."""
+    from watchly_adapters.metrics import Metrics
+
+    return Metrics()
+
+
+def make_cache(settings: Settings) -> Cache | None:
+    """What processes share of what they have read, if CACHE says so."""
+    if settings.cache != "shared" or settings.valkey_url is None:
+        return None
+    try:
+        from watchly_adapters.valkey import ValkeyCache
+    except ImportError:
+        raise Misconfigured("VALKEY_URL needs a library: pip install 'watchly[valkey]'") from None
+    return ValkeyCache(settings.valkey_url)
+
+
+def make_cached(
+    settings: Settings, database: Database, cache: Cache | None, metrics: Callable[[], Metrics]
+) -> CachedQueries | None:
+    """The read side for others through a cache, if CACHE says so."""
+    if settings.cache == "off":
+        return None
+    from watchly_adapters.cached import CachedQueries
+
+    return CachedQueries(
+        database.queries,
+        database.signal,
+        database.identity,
+        rest=database.reads,
+        shared=cache,
+        room=settings.cache_bytes,
+        watch=metrics().cache,
+    )
+
+
+def make_reading(catalogue: Catalogue, database: Database, cached: CachedQueries | None) -> Catalogue:
+    """The catalogue for readers who do not write."""
+    return catalogue.over(database.reads if cached is None else cached)
+
+
 def make_dispatch(settings: Settings, database: Database, relay: Relay) -> Dispatch:
     """What tells the broker of NATS_URL, and all webhooks, of the changes."""
     brokers: dict[str, Callable[[], Publisher]] = {}
@@ -199,8 +252,9 @@ class Container(containers.DeclarativeContainer):
 
     settings = providers.Dependency(instance_of=Settings)
     database = providers.Singleton(make_database, settings)
-    images = providers.Singleton(make_images, settings)
-    inspector = providers.Singleton(make_inspector)
+    # Resources tell whether they were made: nobody should make one at the end, only to close it.
+    images = providers.Resource(make_images, settings)
+    inspector = providers.Resource(make_inspector)
     catalogue = providers.Singleton(
         Catalogue,
         database.provided.queries,
@@ -208,8 +262,11 @@ class Container(containers.DeclarativeContainer):
         images=images,
         image_grace=settings.provided.image_grace,
     )
-    #: Of the queries that leave to a replica what may be a little old: for readers who do not write.
-    reading = providers.Singleton(Catalogue.over, catalogue, database.provided.reads)
+    cache = providers.Singleton(make_cache, settings)
+    metrics = providers.Singleton(make_metrics)
+    cached = providers.Singleton(make_cached, settings, database, cache, metrics.provider)
+    #: Over a replica or a cache, which may be a little late: for readers who do not write.
+    reading = providers.Singleton(make_reading, catalogue, database, cached)
     gallery = providers.Singleton(
         Gallery,
         database.provided.queries,

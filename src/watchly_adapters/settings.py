@@ -63,6 +63,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     relay: bool = False
     nats_url: str | None = None
     webhook_private: bool = False
+    cache: Literal["off", "local", "shared"] = "off"
+    cache_bytes: int = 64_000_000
+    valkey_url: str | None = None
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -144,6 +147,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         relay=given.get("RELAY", _switch, False, "on"),
         nats_url=given.get("NATS_URL", _nats_url, None, "nats://user:password@127.0.0.1:4222"),
         webhook_private=given.get("WEBHOOK_PRIVATE", _switch, False, "on"),
+        cache=_cache(given),
+        cache_bytes=given.get("CACHE_BYTES", _size, 64_000_000, "64 MB"),
+        valkey_url=given.get("VALKEY_URL", _valkey_url, None, _VALKEY_EXAMPLE),
         log_format="json"
         if given.get("LOG_FORMAT", _one_of("console", "json"), "json" if production else "console", "json")
         == "json"
@@ -350,6 +356,34 @@ def _nats_url(text: str) -> str | None:
         if parts.scheme not in {"nats", "tls"} or not parts.hostname or parts.path.strip("/"):
             raise ValueError(f"must be {wanted}")
     return text
+
+
+_VALKEY_EXAMPLE: Final = "valkey://user:password@127.0.0.1:6379/0"
+
+
+def _cache(given: _Variables) -> Literal["off", "local", "shared"]:
+    choice: Literal["off", "local", "shared"] = msgspec.convert(
+        given.get("CACHE", _one_of("off", "local", "shared"), "off", "local"),
+        Literal["off", "local", "shared"],
+    )
+    if choice == "shared" and given.get("VALKEY_URL", _text, None, "") is None:
+        raise Misconfigured(
+            f"VALKEY_URL is missing, and CACHE is shared; an example: VALKEY_URL={_VALKEY_EXAMPLE}"
+        )
+    return choice
+
+
+def _valkey_url(text: str) -> str | None:
+    wanted = "a valkey:// or valkeys:// URL (redis:// and rediss:// are the same)"
+    parts = _split(text, wanted)
+    if parts.scheme not in {"valkey", "valkeys", "redis", "rediss"} or not parts.hostname:
+        raise ValueError(f"must be {wanted}")
+    if not _VALKEY_PATH.fullmatch(parts.path) or parts.query or parts.fragment:
+        raise ValueError("must end with the host, its port, or the number of a database")
+    return text
+
+
+_VALKEY_PATH: Final = re.compile(r"(/[0-9]{0,5})?")
 
 
 def _is_server(text: str) -> bool:

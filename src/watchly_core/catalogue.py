@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import msgspec
 
+from watchly_core.additions import Additions, added
 from watchly_core.clocks import utc_now
 from watchly_core.errors import Fault, InvalidMovie, MovieNotFound, VersionConflict
 from watchly_core.events import Change, ChangeQuery, Changes, Event, MovieAdded, MovieRemoved, MovieRevised
@@ -65,12 +66,13 @@ class Reverted(msgspec.Struct, frozen=True):
 class Catalogue:
     """The use cases on movies: every rule about them is kept here or below.
 
-    Each write is one transaction that holds its event. A write takes the `version` that it was based
-    on, or None for any; a movie at another version raises `VersionConflict` and nothing changes. A
-    write that changes nothing keeps the version and leaves no event. Values to write are structs or
-    mappings of members as they come from JSON, checked alike (`InvalidMovie`). A write that takes a
-    `receipt` raises what its `look` does, and is done once for all calls with its key. Whoever may not
-    write, or read, gets `NotSignedIn` or `NotAllowed`, and nothing is looked at.
+    Each write is one transaction that holds its event; movies that are added at once share one. A write
+    takes the `version` that it was based on, or None for any; a movie at another version raises
+    `VersionConflict` and nothing changes. A write that changes nothing keeps the version and leaves no
+    event. Values to write are structs or mappings of members as they come from JSON, checked alike
+    (`InvalidMovie`). A write that takes a `receipt` raises what its `look` does, and is done once for all
+    calls with its key. Whoever may not write, or read, gets `NotSignedIn` or `NotAllowed`, and nothing is
+    looked at.
 
     Args:
         queries: the read side of the store.
@@ -92,6 +94,7 @@ class Catalogue:
         self._queries = queries
         self._transactions = transactions
         self._store = images
+        self._additions = Additions(transactions, clock)
         self._clock = clock
         self._grace = image_grace
 
@@ -184,6 +187,8 @@ class Catalogue:
         """
         actor.require(Permission.WRITE)
         checked = drafted(draft)
+        if receipt is NO_RECEIPT:
+            return await self._additions.add(checked, actor)
         async with self._transactions() as tx:
             await receipt.claim(tx)
             movie = await tx.movies.add(checked, self._clock())
@@ -395,9 +400,3 @@ def _reverted_to(event: Event | None) -> Movie:
         why = "no version of this movie" if event is None else "the version at which it was removed"
         raise InvalidMovie([Fault("unknown_version", f"is {why}", pointer="#/version")])
     return event.movie
-
-
-def added(movie: Movie, actor: Actor) -> MovieAdded:
-    """The event of a movie that was just added."""
-    # `add` has just set created_at; the fallback is for the type alone.
-    return MovieAdded(movie.id, movie.version, movie.created_at or utc_now(), actor.name, movie)

@@ -40,7 +40,8 @@
     ├── RelaySuperseded          another relay is at work on the same targets
     ├── SignatureRejected        a request is not signed by whom it should be, or too long ago
     ├── Unavailable              a dependency did not answer; the same call may succeed later
-    │   └── Overloaded           it answered, that it has too much to do
+    │   ├── Overloaded           it answered, that it has too much to do
+    │   └── Undone               it answered, that it has undone what it was asked for
     └── Misconfigured            a setting or the environment is wrong; trying again will not help
 
 Adapters translate the errors of their libraries into these once, at their edge.
@@ -367,5 +368,17 @@ class Overloaded(Unavailable):
     """A dependency has too much to do; that says nothing about what it was asked for."""
 
 
+class Undone(Unavailable):
+    """A dependency has undone a write for a reason of its own: it took no effect."""
+
+
 class Misconfigured(WatchlyError):
     """A setting, or what it points to, is wrong: one line that says which and why."""
+
+
+def alike(error: Exception) -> Exception:
+    """The same error for another caller, because raising one writes into it."""
+    copied = type(error).__new__(type(error), *error.args)
+    copied.__dict__.update(error.__dict__)
+    copied.__cause__ = error.__cause__
+    return copied

@@ -9,9 +9,9 @@ from typing import Final
 
 import msgspec
 
+from watchly_core.additions import added
 from watchly_core.catalogue import (
     IMAGE_GRACE,
-    added,
     require_version,
 )
 from watchly_core.clocks import utc_now

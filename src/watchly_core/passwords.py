@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cache
-from importlib.resources import files
 from typing import Final
 
 from watchly_core.errors import Fault, InvalidUser
@@ -50,5 +49,8 @@ def _fault(text: str, password: str, email: str) -> tuple[str, str] | None:
 @cache
 def common_passwords() -> frozenset[str]:
     """The passwords that leak most often, folded; see the first line of their file, which is read once."""
+    # Loaded when it is needed: it takes longer than most of the core.
+    from importlib.resources import files  # noqa: PLC0415 - as above
+
     text = files("watchly_core").joinpath("common_passwords.txt").read_text("utf-8")
     return frozenset(line for line in text.splitlines() if not line.startswith("#"))

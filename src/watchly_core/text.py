@@ -10,6 +10,8 @@ import re
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import chain
 from typing import Final, TypeAlias
 
 import msgspec
@@ -66,15 +68,29 @@ def title_key(title: str) -> str:
     return fold(title[:MAX_KEY])[:MAX_KEY]
 
 
-#: Vowel signs and the like, which are parts of words: the scripts that have them lie in these blocks.
-_BLOCKS: Final = (*range(0x0300, 0x1E00), *range(0xA800, 0xAC00))
-_SIGNS: Final = _VOICED + "".join(sign for sign in map(chr, _BLOCKS) if unicodedata.category(sign)[0] == "M")
-_WORD: Final = rf"\w[\w{_SIGNS}]*"
 #: Hyphens, apostrophes, dots and what else stands between letters without a space.
 _JOINTS: Final = "-\u2010\u2012\u2013'\u2018\u2019.\u00b7\u30fb/:,&*"
-_words: Final = re.compile(_WORD).findall
-#: Words that marks join may be typed as one: "Spider-Man", "L'Avventura", "E.T.", "M*A*S*H", "10,000 BC".
-_runs: Final = re.compile(rf"{_WORD}(?:[{_JOINTS}]{_WORD})*").findall
+#: Vowel signs and the like, which are parts of words: the scripts that have them lie in these blocks.
+_BLOCKS: Final = (range(0x0300, 0x1E00), range(0xA800, 0xAC00))
+
+
+@cache
+def _word() -> str:
+    """The expression of a word. It takes a while to make, so it and what holds it wait to be needed."""
+    points = chain.from_iterable(_BLOCKS)
+    signs = "".join(sign for sign in map(chr, points) if unicodedata.category(sign)[0] == "M")
+    return rf"\w[\w{_VOICED}{signs}]*"
+
+
+@cache
+def _words() -> re.Pattern[str]:
+    return re.compile(_word())
+
+
+@cache
+def _runs() -> re.Pattern[str]:
+    """Words that marks join may be typed as one: "Spider-Man", "L'Avventura", "M*A*S*H", "10,000 BC"."""
+    return re.compile(rf"{_word()}(?:[{_JOINTS}]{_word()})*")
 
 
 #: Characters of scripts without spaces are words by themselves: Han, and hiragana, which stands between.
@@ -93,16 +109,16 @@ def words(text: str) -> list[str]:
 
 
 def _words_in(searched: str) -> list[str]:
-    return [word[:MAX_WORD] for word in _words(searched)]
+    return [word[:MAX_WORD] for word in _words().findall(searched)]
 
 
 def _spellings(searched: str) -> Iterator[str]:
     """The words of a text as `_searched` gives it, and those that marks join once more as one word."""
-    for run in _runs(searched):
+    for run in _runs().findall(searched):
         if run.isalnum():
             yield run[:MAX_WORD]
             continue
-        parts = _words(run)
+        parts = _words().findall(run)
         yield from (part[:MAX_WORD] for part in parts)
         if len(parts) > 1:
             yield "".join(parts)[:MAX_WORD]

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from watchly_http.requests import Request
+from watchly_http.requests import Request, lines_of
 
 _Address: TypeAlias = IPv4Address | IPv6Address
 _Network: TypeAlias = IPv4Network | IPv6Network
@@ -35,7 +35,7 @@ def client_address(request: Request, trusted_proxies: tuple[str, ...]) -> str:
         return ""
     trusted = _networks(trusted_proxies)
     if trusted:
-        lines = request.headers.getall("x-forwarded-for", [])
+        lines = lines_of(request, "x-forwarded-for")
         for text in reversed(",".join(lines).split(",")):
             if not any(address in network for network in trusted):
                 break

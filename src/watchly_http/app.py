@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.metadata import version
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 from litestar import Controller, Litestar
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
+from litestar.routes import HTTPRoute
 
 from watchly_adapters.container import Container
 from watchly_adapters.settings import Settings
@@ -21,10 +22,12 @@ from watchly_core.threads import Threads
 from watchly_http.api_keys import ApiKeyController
 from watchly_http.authorization import admission
 from watchly_http.changes import ChangeController, HistoryController
+from watchly_http.direct import Direct
 from watchly_http.feed import Feed
 from watchly_http.front import Front, host_check
 from watchly_http.image_files import ImageFileController
 from watchly_http.images import MovieImageController
+from watchly_http.metrics import MetricsController
 from watchly_http.movies import GenreController, MovieController
 from watchly_http.openapi import document
 from watchly_http.ops import DocumentationController, HealthController, ProblemController, Readiness
@@ -32,15 +35,12 @@ from watchly_http.origins import page_check, trusted_origins
 from watchly_http.people import MeController, UserController
 from watchly_http.problems import KINDS, Problem, reply_to_error
 from watchly_http.relaying import relaying
-from watchly_http.requests import Request
-from watchly_http.running import closing_parts
+from watchly_http.requests import Check, Request
+from watchly_http.running import caching, closing_parts
 from watchly_http.sessions import KeySetController, SessionController
 from watchly_http.sweeping import sweeping
 from watchly_http.transfers import TransferController
 from watchly_http.webhooks import NotificationController
-
-#: Looks at a request before its handler does, and raises what is wrong with it.
-Check: TypeAlias = Callable[[Request], Awaitable[None]]
 
 #: Imports whose rows are read at a time; those of others wait.
 _ROW_THREADS: Final = 2
@@ -84,6 +84,7 @@ def create_app(container: Container) -> Litestar:
         async with (
             closing_parts(container),
             container.database() as database,
+            caching(container.cached()),
             sweeping(database, gallery, container.catalogue(), settings),
             relaying(container, on=settings.relay),
             feed.running(),
@@ -103,7 +104,8 @@ def create_app(container: Container) -> Litestar:
         "signing_keys": _fixed(container.signing_keys()),
         "row_threads": _fixed(Threads(_ROW_THREADS, "watchly-rows")),
         "import_turns": _fixed(asyncio.Semaphore(_ROW_THREADS)),
-        "readiness": _fixed(Readiness(container.database(), images)),
+        "metrics": _fixed(container.metrics()),
+        "readiness": _fixed(Readiness(container.database(), images, container.cached(), container.cache())),
     }
     routes: list[type[Controller]] = [
         MovieController,
@@ -118,6 +120,7 @@ def create_app(container: Container) -> Litestar:
         UserController,
         ApiKeyController,
         HealthController,
+        MetricsController,
         ProblemController,
         DocumentationController,
     ]
@@ -127,13 +130,14 @@ def create_app(container: Container) -> Litestar:
         routes.append(NotificationController)
 
     cors = _cors(settings)
+    check = _checks(
+        host_check(settings.allowed_hosts),
+        *(() if settings.auth else (page_check(settings, cors.is_origin_allowed),)),
+        admission(access, asked=settings.auth),
+    )
     app = Litestar(
         routes,
-        before_request=_checks(
-            host_check(settings.allowed_hosts),
-            *(() if settings.auth else (page_check(settings, cors.is_origin_allowed),)),
-            admission(access, asked=settings.auth),
-        ),
+        before_request=check,
         dependencies=dependencies,
         lifespan=[lifespan],
         exception_handlers={Exception: reply_to_error},
@@ -141,10 +145,11 @@ def create_app(container: Container) -> Litestar:
         openapi_config=None,
         logging_config=None,
     )
+    _provide_in_turn(app)
     by_origin = bool(settings.cors_origins) and "*" not in settings.cors_origins
     database = container.database()
     app.asgi_handler = Front(
-        app.asgi_handler,
+        Direct(app, check, container.reading(), settings),
         by_origin=by_origin,
         trusted=trusted_origins(settings),
         position=lambda: database.position,
@@ -175,6 +180,17 @@ def _fixed(part: object) -> Provide:
         return part
 
     return Provide(provide, sync_to_thread=False)
+
+
+def _provide_in_turn(app: Litestar) -> None:
+    """Have a handler's parts looked up one after another: they are there, and tasks cost more than that.
+
+    Litestar starts a group of tasks for them, which takes longer than all the rest of its way to a handler.
+    """
+    for route in app.routes:
+        if isinstance(route, HTTPRoute):
+            for _, model in route.route_handler_map.values():
+                model.dependency_batches = [{part} for batch in model.dependency_batches for part in batch]
 
 
 def _cors(settings: Settings) -> CORSConfig:

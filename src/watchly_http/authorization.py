@@ -17,7 +17,7 @@ from watchly_core.access import Access
 from watchly_core.errors import NotSignedIn, Unavailable
 from watchly_core.people import Actor, Permission
 from watchly_http.openapi import NEEDS
-from watchly_http.requests import METHODS, Request
+from watchly_http.requests import METHODS, Request, lines_of
 
 #: Where the actor stands in the scope of a request.
 _ACTOR: Final = "watchly.actor"
@@ -57,7 +57,7 @@ def bearer_of(request: Request) -> str | None:
     Raises:
         NotSignedIn: it says something else of who sends it.
     """
-    lines = request.headers.getall("authorization", [])
+    lines = lines_of(request, "authorization")
     if not lines:
         return None
     scheme, _, bearer = lines[0].partition(" ")

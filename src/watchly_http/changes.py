@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
-from litestar import Controller, MediaType, Response, get, post
+from litestar import Controller, get, post
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 
@@ -15,8 +15,9 @@ from watchly_core.events import KINDS, MAX_CHANGES, MAX_SEQ, ChangeQuery
 from watchly_core.movies import MAX_ID, Movie
 from watchly_core.people import Permission
 from watchly_core.queries import DEFAULT_LIMIT
+from watchly_http.answers import Answer, json_answer
 from watchly_http.authorization import actor_of, still_may
-from watchly_http.conditional import of_movie, precondition, tagged_reply
+from watchly_http.conditional import of_movie, precondition, tagged_answer
 from watchly_http.cursors import NumberCursors
 from watchly_http.downloads import EventStream
 from watchly_http.feed import Change, shown
@@ -108,7 +109,7 @@ class HistoryController(Controller):
     )
     async def history(
         self, request: Request, movie_id: FromPath[str], reading: Reading, settings: Settings
-    ) -> Response[bytes]:
+    ) -> Answer:
         """List what happened to a movie, newest first, also after it was removed."""
         given = Parameters(request, ("limit", "cursor"))
         limit = _limit(given, settings)
@@ -122,7 +123,7 @@ class HistoryController(Controller):
             await catalogue.get(number, actor=actor)  # it is there without a history, or it never was
         data = [shown(change) for change in found[:limit]]
         cursor = _CURSORS.write(data[-1].version, _of(movie_id)) if len(found) > limit else None
-        return Response(_encode(History(data, cursor)), media_type=MediaType.JSON)
+        return json_answer(_encode(History(data, cursor)))
 
     @post(
         "/revert",
@@ -152,7 +153,7 @@ class HistoryController(Controller):
     )
     async def revert(
         self, request: Request, movie_id: FromPath[str], catalogue: Catalogue, settings: Settings
-    ) -> Response[bytes]:
+    ) -> Answer:
         """Make a movie what it was at a version, its image included; one that was removed comes back.
 
         The version goes on, and for `If-Match` a removed movie is at that of its removal. An image that is
@@ -175,7 +176,7 @@ class HistoryController(Controller):
             lambda receipt: catalogue.revert(
                 number, to, version=version, actor=actor_of(request), receipt=receipt
             ),
-            _reverted_reply,
+            _reverted_answer,
         )
 
 
@@ -196,7 +197,7 @@ class ChangeController(Controller):
             problems=("invalid_parameter",),
         ).opt(),
     )
-    async def find(self, request: Request, catalogue: Catalogue, settings: Settings) -> Response[bytes]:
+    async def find(self, request: Request, catalogue: Catalogue, settings: Settings) -> Answer:
         """List changes of all movies, in one order for everybody, none of which is ever missing.
 
         Reading goes on with `after` set to `next_after`.
@@ -207,7 +208,7 @@ class ChangeController(Controller):
         given.check()
         found = await catalogue.changes(query, actor=actor_of(request))
         changes = Changes([shown(change) for change in found.data], found.next_after)
-        return Response(_encode(changes), media_type=MediaType.JSON)
+        return json_answer(_encode(changes))
 
     @get(
         "/stream",
@@ -274,8 +275,8 @@ def _event_id(text: str) -> int:
         raise MalformedRequest(f"Last-Event-ID {error}") from None
 
 
-def _reverted_reply(reverted: Reverted) -> Response[bytes]:
-    return tagged_reply(reverted.movie, headers={"Watchly-Image": "gone"} if reverted.image_lost else {})
+def _reverted_answer(reverted: Reverted) -> Answer:
+    return tagged_answer(reverted.movie, *([(b"watchly-image", b"gone")] if reverted.image_lost else []))
 
 
 def _version_in(value: object) -> int:

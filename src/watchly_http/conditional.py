@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
 import msgspec
-from litestar import MediaType, Response
 
 from watchly_core import Movie
 from watchly_core.errors import NotFound
 from watchly_core.people import User
+from watchly_http.answers import Answer, json_answer
 from watchly_http.parts import Catalogue
 from watchly_http.requests import MalformedRequest, Request, header_of
 
@@ -42,24 +42,18 @@ def matches(request: Request, tag: str) -> bool:
     )
 
 
-def tagged_reply(
-    thing: Movie | User, *, status_code: int = 200, headers: Mapping[str, str] | None = None
-) -> Response[bytes]:
-    """A reply that holds one movie or user, with its entity tag unless `headers` have another."""
-    return Response(
-        _encode(thing),
-        status_code=status_code,
-        media_type=MediaType.JSON,
-        headers={"ETag": etag(thing), **(headers or {})},
-    )
+def tagged_answer(thing: Movie | User, *headers: tuple[bytes, bytes], status: int = 200) -> Answer:
+    """An answer that holds one movie or user, with its entity tag and these headers."""
+    return json_answer(_encode(thing), (b"etag", etag(thing).encode()), *headers, status=status)
 
 
-def conditional_reply(request: Request, thing: Movie | User, tag: str | None = None) -> Response[bytes]:
-    """The reply to a GET of one movie or user: 304 where the client has it as it is under this tag."""
+def conditional_answer(request: Request, thing: Movie | User, tag: str | None = None) -> Answer:
+    """The answer to a GET of one movie or user: 304 where the client has it as it is under this tag."""
     tag = tag or etag(thing)
+    header = (b"etag", tag.encode())
     if matches(request, tag):
-        return Response(b"", status_code=304, headers={"ETag": tag})
-    return tagged_reply(thing, headers={"ETag": tag})
+        return Answer(304, (header,), b"")
+    return json_answer(_encode(thing), header)
 
 
 class Precondition(msgspec.Struct, frozen=True):

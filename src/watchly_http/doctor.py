@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Callable
+from datetime import timedelta
 from importlib.metadata import version
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import msgspec
 import psycopg
@@ -13,14 +16,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from watchly_adapters.container import Container, make_broker, make_images
+from watchly_adapters.container import Container, make_broker, make_cache, make_images
 from watchly_adapters.postgres.migrate import pending
 from watchly_adapters.postgres.pool import address, connect, translated
 from watchly_adapters.postgres.reindex import waiting
 from watchly_adapters.postgres.replicas import bytes_behind
 from watchly_adapters.settings import Settings
-from watchly_core.errors import Misconfigured, WatchlyError
+from watchly_core.errors import Misconfigured, Unavailable, WatchlyError
 from watchly_core.images import Image, new_key
+from watchly_core.ports import Cache
 from watchly_http.running import started, with_secret
 
 
@@ -33,6 +37,7 @@ def examine(settings: Settings) -> bool:
         ("database", _database(settings), _ask_database),
         *((("replica", _replica(settings), _ask_replica),) if settings.read_database_url else ()),
         ("images", _images(settings), _ask_images),
+        ("cache", _cache(settings), _ask_cache),
         ("broker", _broker(settings), _ask_broker),
         ("secret", _secret(settings), _ask_secret),
     )
@@ -105,6 +110,33 @@ async def _server_version(url: str) -> str:
             cursor = await connection.execute("SHOW server_version")
             row = await cursor.fetchone()
     return str(row[0]) if row else "of an unknown version"
+
+
+def _cache(settings: Settings) -> str:
+    if settings.cache == "off":
+        return "none"
+    local = f"{settings.cache_bytes:,} bytes in each worker"
+    if settings.valkey_url is None or settings.cache != "shared":
+        return local
+    return f"{local}, shared by Valkey at {urlsplit(settings.valkey_url).netloc.rpartition('@')[2]}"
+
+
+def _ask_cache(settings: Settings) -> str:
+    cache = make_cache(settings)
+    if cache is None:
+        return ""
+    asyncio.run(_keep_for_a_moment(cache))
+    return "keeps what is put"
+
+
+async def _keep_for_a_moment(cache: Cache) -> None:
+    key = f"watchly:doctor:{uuid4().hex}"
+    try:
+        await cache.put(key, b"", timedelta(seconds=5))
+        if await cache.get(key) is None:
+            raise Unavailable("cache", "it does not keep what is put")
+    finally:
+        await cache.close()
 
 
 def _broker(settings: Settings) -> str:

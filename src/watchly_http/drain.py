@@ -36,6 +36,8 @@ SETTLED = 0.5
 """Seconds after its startup before which a worker does not leave: granian would not hear of it yet."""
 UNHEARD = 1.0
 """Seconds between looks whether a worker that was told to leave has nobody left to wait for."""
+LOOK_EVERY = 0.5
+"""Seconds between looks at the board without a signal: uvloop at times stays asleep over one."""
 KILL_AFTER = 5.0
 """Seconds after the cut at which a worker that is still there is killed."""
 
@@ -141,6 +143,7 @@ class Drained:
         self._lifespan: asyncio.Task[object] | None = None
         self._started = self._leaving = self._left = self._cutting = self._forced = False
         self._ready_at = 0.0
+        self._given_up = Phase.RUNNING
 
     async def __call__(self, scope: "AnyScope", receive: "AnyReceive", send: "AnySend") -> None:
         """Answer a request, or run the lifespan of the worker.
@@ -187,7 +190,7 @@ class Drained:
                 self._look()
 
         try:
-            self._look()  # a signal that came before the handler was in place is lost
+            self._keep_looking()  # a signal that came before the handler was in place is lost
             await self._app(scope, self._inbox.get, tell)
         except BaseException as error:  # noqa: BLE001  # whatever it is, the worker has to go on to its end
             problem = error
@@ -208,13 +211,19 @@ class Drained:
             self._left = message["type"] == "lifespan.shutdown"
             self._inbox.put_nowait(message)
 
+    def _keep_looking(self) -> None:
+        self._look()
+        asyncio.get_running_loop().call_later(LOOK_EVERY, self._keep_looking)
+
     def _look(self) -> None:
         reached = phase()
         if reached >= Phase.DRAINING:
             for call in tuple(_calls):
                 call()
         if reached >= Phase.LEAVING and not self._started and self._lifespan is not None:
-            self._lifespan.cancel()
+            if reached > self._given_up:  # once in each phase: it has that long to clear up
+                self._given_up = reached
+                self._lifespan.cancel()
         elif reached >= Phase.LEAVING and not self._leaving:
             self._leaving = True
             asyncio.get_running_loop().call_at(self._ready_at + SETTLED, self._leave)

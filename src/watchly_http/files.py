@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import IO
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 
 from watchly_core.imports import Form, Row, read_lines, read_rows
 
@@ -52,6 +50,9 @@ def _progress(path: Path, lines: Iterable[bytes]) -> Iterator[Iterable[bytes]]:
     if not sys.stderr.isatty() or str(path) == "-":
         yield lines
         return
+    from rich.console import Console
+    from rich.progress import Progress
+
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(path.name, total=path.stat().st_size)
 

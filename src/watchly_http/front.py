@@ -6,12 +6,13 @@ And what every reply has: a connection that can be used again, or word that it c
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 from typing import Final
-from uuid import uuid4
 
 import structlog
 from litestar.enums import HttpMethod, ScopeType
@@ -36,6 +37,7 @@ from watchly_http.requests import (
     MalformedRequest,
     Request,
     allowed_methods,
+    lines_of,
     path_of,
 )
 
@@ -96,14 +98,22 @@ class Front:
                 raise
             await exchange.refuse()
         finally:
-            _log.info(
-                "request",
-                method=str(method),
-                path=_UNKNOWN.sub("…", path_of(scope)),
-                status=exchange.status,
-                ms=round((time.perf_counter() - started) * 1000, 2),
-                request_id=exchange.request_id,
-            )
+            if _is_logged():
+                _log.info(
+                    "request",
+                    method=str(method),
+                    path=_UNKNOWN.sub("…", path_of(scope)),
+                    status=exchange.status,
+                    ms=round((time.perf_counter() - started) * 1000, 2),
+                    request_id=exchange.request_id,
+                )
+
+
+def _is_logged() -> bool:
+    """Whether anybody wants the lines of requests, which take a while to make."""
+    # Whoever embeds this may have configured loggers of another kind, which see for themselves.
+    enabled = getattr(_log, "isEnabledFor", None)
+    return enabled is None or bool(enabled(logging.INFO))
 
 
 class _Exchange:
@@ -244,16 +254,16 @@ def _answer_to_options(headers: list[tuple[bytes, bytes]], scope: Scope) -> list
 def host_check(allowed: Collection[str]) -> Callable[[Request], Awaitable[None]]:
     """A check that a request names one host (RFC 9112, section 3.2), one of `allowed` if there are any.
 
-    Health may be asked for under any name: probes use addresses.
+    Health and metrics may be asked for under any name: who watches uses addresses.
     """
 
     # Asynchronous without need: Litestar would run it in a thread, for every request.
     async def check(request: Request) -> None:
         # granian gives an empty one where there is none.
-        hosts = [host for host in request.headers.getall("host", []) if host]
+        hosts = [host for host in lines_of(request, "host") if host]
         if len(hosts) != 1 and request.scope["http_version"] == "1.1":
             raise MalformedRequest("a request must name one Host")
-        if allowed and not request.scope["path"].startswith("/health"):
+        if allowed and not request.scope["path"].startswith(("/health", "/metrics")):
             host = hosts[0].lower() if hosts else ""
             if host not in allowed and host.rpartition(":")[0] not in allowed:
                 raise MalformedRequest("this service does not answer for the Host that the request names")
@@ -273,4 +283,4 @@ def _examine(scope: Scope, receive: Receive) -> tuple[str, _Body | None]:
         elif name == b"expect":
             awaited = True
     body = _Body(receive, awaited=awaited) if has_body else None
-    return request_id or uuid4().hex, body
+    return request_id or os.urandom(16).hex(), body

@@ -7,22 +7,24 @@ from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import Final, TypeVar
 
-from litestar import MediaType, Response
-
 from watchly_core.clocks import utc_now
 from watchly_core.errors import Replayed
 from watchly_core.receipts import NO_RECEIPT, Claim, KeptReply, KeyedReceipt, Receipt
+from watchly_http.answers import Answer
 from watchly_http.forms import FORM
 from watchly_http.requests import (
     MalformedRequest,
     Request,
     digest_body,
     header_of,
+    lines_of,
     media_type,
     path_of,
 )
 
 T = TypeVar("T")
+
+_LENGTH: Final = b"content-length"
 
 _KEY: Final = re.compile("[!-~]{1,255}")
 
@@ -44,8 +46,8 @@ class Sending:
         self._body = None if self._key is None else digest_body(request)
 
     async def once(
-        self, write: Callable[[Receipt[T]], Awaitable[T]], render: Callable[[T], Response[bytes]]
-    ) -> Response[bytes]:
+        self, write: Callable[[Receipt[T]], Awaitable[T]], render: Callable[[T], Answer]
+    ) -> Answer:
         """The reply to what `write` does, or the one that was given when it was done; the body is read now.
 
         Raises:
@@ -76,7 +78,7 @@ class Sending:
 
 
 def _key(request: Request) -> str | None:
-    given = request.headers.getall("idempotency-key", [])
+    given = lines_of(request, "idempotency-key")
     if not given:
         return None
     if len(given) > 1 or _KEY.fullmatch(given[0]) is None:
@@ -84,17 +86,12 @@ def _key(request: Request) -> str | None:
     return given[0]
 
 
-def _kept(reply: Response[bytes]) -> KeptReply:
-    kind = reply.media_type.value if isinstance(reply.media_type, MediaType) else str(reply.media_type)
-    headers = (("Content-Type", kind), *reply.headers.items())
-    return KeptReply(reply.status_code or 200, headers, reply.content)
+def _kept(answer: Answer) -> KeptReply:
+    headers = ((name.decode(), value.decode()) for name, value in answer.headers if name != _LENGTH)
+    return KeptReply(answer.status, tuple(headers), answer.body)
 
 
-def _again(reply: KeptReply) -> Response[bytes]:
-    headers = dict(reply.headers)
-    return Response(
-        reply.body,
-        status_code=reply.status,
-        media_type=headers.pop("Content-Type"),
-        headers={**headers, "Idempotency-Replayed": "true"},
-    )
+def _again(reply: KeptReply) -> Answer:
+    headers = [(name.lower().encode(), value.encode()) for name, value in reply.headers]
+    length = (_LENGTH, b"%d" % len(reply.body))
+    return Answer(reply.status, (*headers, length, (b"idempotency-replayed", b"true")), reply.body)

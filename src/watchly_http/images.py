@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import msgspec
-from litestar import Controller, MediaType, Response, delete, post, put
+from litestar import Controller, delete, post, put
 from litestar.params import FromPath
 
 from watchly_core import Movie
@@ -14,8 +14,9 @@ from watchly_core.errors import Fault, ImageNotFound, InvalidMovie, InvalidTicke
 from watchly_core.images import MEDIA_TYPES, Ticket, claimed_format, is_key
 from watchly_core.people import Permission
 from watchly_core.spools import Spool
+from watchly_http.answers import Answer, json_answer
 from watchly_http.authorization import actor_of
-from watchly_http.conditional import of_movie, precondition, tagged_reply
+from watchly_http.conditional import of_movie, precondition, tagged_answer
 from watchly_http.forms import FORM, IMAGE, FilePart, read_form
 from watchly_http.idempotency import Sending
 from watchly_http.openapi import (
@@ -91,7 +92,7 @@ class MovieImageController(Controller):
     )
     async def attach(
         self, request: Request, movie_id: FromPath[str], catalogue: Catalogue, gallery: Gallery
-    ) -> Response[bytes]:
+    ) -> Answer:
         """Send the image as the body, its type as the Content-Type; or as the part `image` of a form."""
         sent_type: str | None = media_type(request)
         is_form = sent_type == FORM
@@ -115,7 +116,7 @@ class MovieImageController(Controller):
                 content = stream(request)
             version = await wanted.version(of_movie(number, catalogue))
             shown = await gallery.attach(number, content, sent_type, version=version, actor=actor_of(request))
-        return tagged_reply(shown)
+        return tagged_answer(shown)
 
     @delete(
         "/",
@@ -169,7 +170,7 @@ class MovieImageController(Controller):
         catalogue: Catalogue,
         gallery: Gallery,
         settings: Settings,
-    ) -> Response[bytes]:
+    ) -> Answer:
         """Get a ticket: with `fields`, send a form of them and of the image, last, as `file`; else the image.
 
         When it has arrived, complete the ticket. One that is not completed leaves nothing.
@@ -188,7 +189,7 @@ class MovieImageController(Controller):
             lambda receipt: gallery.uploads.issue(
                 number, wanted.content_type, wanted.bytes, actor=actor_of(request), receipt=receipt
             ),
-            _ticket_reply,
+            _ticket_answer,
         )
 
     @post(
@@ -220,7 +221,7 @@ class MovieImageController(Controller):
         key: FromPath[str],
         catalogue: Catalogue,
         gallery: Gallery,
-    ) -> Response[bytes]:
+    ) -> Answer:
         """Make what was uploaded by a ticket the image of the movie, once the store confirms it.
 
         What is not what the ticket allows is discarded. Completing a ticket again changes nothing.
@@ -236,12 +237,12 @@ class MovieImageController(Controller):
             lambda receipt: gallery.uploads.complete(
                 number, key, version=version, actor=actor_of(request), receipt=receipt
             ),
-            tagged_reply,
+            tagged_answer,
         )
 
 
-def _ticket_reply(ticket: Ticket) -> Response[bytes]:
-    return Response(_encode(ticket), status_code=201, media_type=MediaType.JSON)
+def _ticket_answer(ticket: Ticket) -> Answer:
+    return json_answer(_encode(ticket), status=201)
 
 
 def _ticket_request(value: object) -> TicketRequest:

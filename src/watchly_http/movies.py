@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from litestar import Controller, MediaType, Response, delete, get, patch, post, put
+from litestar import Controller, delete, get, patch, post, put
 from litestar.params import FromPath
 
 from watchly_core import GenreCount, Movie, MovieDraft, Page
 from watchly_core.errors import Fault, InvalidMovie
 from watchly_core.movies import CLIENT_FIELDS, Members, MoviePatch
 from watchly_core.people import Permission
+from watchly_http.answers import Answer, json_answer
 from watchly_http.authorization import actor_of
-from watchly_http.conditional import conditional_reply, of_movie, precondition, tagged_reply
+from watchly_http.conditional import conditional_answer, of_movie, precondition, tagged_answer
 from watchly_http.filters import CURSOR, FILTERS, LIMIT, SORT, read_query
 from watchly_http.forms import FORM, IMAGE, FilePart, read_form
 from watchly_http.forms import members as form_members
@@ -91,7 +92,7 @@ class MovieController(Controller):
     )
     async def add(
         self, request: Request, catalogue: Catalogue, gallery: Gallery, settings: Settings
-    ) -> Response[bytes]:
+    ) -> Answer:
         """Add a movie, as JSON, or as a form, which can hold its image as well."""
         accepted = ("application/json", FORM)
         require_type(request, accepted)
@@ -101,7 +102,7 @@ class MovieController(Controller):
         value = await read_json(request, settings.max_json_bytes)
         members = _members(value)
         return await sending.once(
-            lambda receipt: catalogue.add(members, actor=actor_of(request), receipt=receipt), _added_reply
+            lambda receipt: catalogue.add(members, actor=actor_of(request), receipt=receipt), _added_answer
         )
 
     @get(
@@ -121,25 +122,12 @@ class MovieController(Controller):
             problems=("malformed_request", "invalid_parameter"),
         ).opt(),
     )
-    async def find(self, request: Request, reading: Reading, settings: Settings) -> Response[bytes]:
+    async def find(self, request: Request, reading: Reading, settings: Settings) -> Answer:
         """List the movies that the filters let through, a page at a time.
 
         A cursor belongs to the filters and the sort of the list that gave it.
         """
-        vary(request, "Prefer")
-        query = read_query(request, (*FILTERS, SORT, LIMIT, CURSOR), settings)
-        counted = preference(request, "count") == "exact"
-        catalogue = seen_by(request, reading)
-        actor = actor_of(request)
-        page = await catalogue.find(query, actor=actor)
-        if not counted:
-            return Response(_encode(page), media_type=MediaType.JSON)
-        total = await catalogue.count(query, actor=actor)
-        return Response(
-            _encode(msgspec.structs.replace(page, total=total)),
-            media_type=MediaType.JSON,
-            headers={"Preference-Applied": "count=exact"},
-        )
+        return await list_movies(request, reading, settings)
 
     @get(
         "/{movie_id:str}",
@@ -152,10 +140,9 @@ class MovieController(Controller):
             problems=("malformed_request", "not_found"),
         ).opt(),
     )
-    async def get(self, request: Request, movie_id: FromPath[str], reading: Reading) -> Response[bytes]:
+    async def get(self, request: Request, movie_id: FromPath[str], reading: Reading) -> Answer:
         """Get a movie."""
-        found = await seen_by(request, reading).get(read_id(movie_id), actor=actor_of(request))
-        return conditional_reply(request, found)
+        return await read_movie(request, movie_id, reading)
 
     @put(
         "/{movie_id:str}",
@@ -171,14 +158,14 @@ class MovieController(Controller):
     )
     async def replace(
         self, request: Request, movie_id: FromPath[str], catalogue: Catalogue, settings: Settings
-    ) -> Response[bytes]:
+    ) -> Answer:
         """Replace all fields of a movie; those left out become null."""
         value = await read_json(request, settings.max_json_bytes)
         wanted = precondition(request)
         number = read_id(movie_id)
         version = await wanted.version(of_movie(number, catalogue))
         members = await _members_for(number, value, catalogue)
-        return tagged_reply(
+        return tagged_answer(
             await catalogue.replace(number, members, version=version, actor=actor_of(request))
         )
 
@@ -196,14 +183,16 @@ class MovieController(Controller):
     )
     async def revise(
         self, request: Request, movie_id: FromPath[str], catalogue: Catalogue, settings: Settings
-    ) -> Response[bytes]:
+    ) -> Answer:
         """Change the fields that are given (RFC 7396): null clears one, absent keeps it."""
         value = await read_json(request, settings.max_json_bytes, _MERGE_PATCH)
         wanted = precondition(request)
         number = read_id(movie_id)
         version = await wanted.version(of_movie(number, catalogue))
         members = await _members_for(number, value, catalogue)
-        return tagged_reply(await catalogue.revise(number, members, version=version, actor=actor_of(request)))
+        return tagged_answer(
+            await catalogue.revise(number, members, version=version, actor=actor_of(request))
+        )
 
     @delete(
         "/{movie_id:str}",
@@ -247,20 +236,40 @@ class GenreController(Controller):
             problems=("malformed_request", "invalid_parameter"),
         ).opt(),
     )
-    async def find(self, request: Request, reading: Reading, settings: Settings) -> Response[bytes]:
+    async def find(self, request: Request, reading: Reading, settings: Settings) -> Answer:
         """Count, by genre, the movies that the filters let through."""
         query = read_query(request, FILTERS, settings)
         counts = await seen_by(request, reading).genres(query, actor=actor_of(request))
-        return Response(_encode(Genres(counts)), media_type=MediaType.JSON)
+        return json_answer(_encode(Genres(counts)))
 
 
-def _added_reply(movie: Movie) -> Response[bytes]:
-    return tagged_reply(movie, status_code=201, headers={"Location": f"/api/movies/{movie.id}"})
+async def read_movie(request: Request, movie_id: str, reading: Reading) -> Answer:
+    """The movie that a request is for."""
+    found = await seen_by(request, reading).get(read_id(movie_id), actor=actor_of(request))
+    return conditional_answer(request, found)
+
+
+async def list_movies(request: Request, reading: Reading, settings: Settings) -> Answer:
+    """The page of movies that a request is for."""
+    vary(request, "Prefer")
+    query = read_query(request, (*FILTERS, SORT, LIMIT, CURSOR), settings)
+    counted = preference(request, "count") == "exact"
+    seen, actor = seen_by(request, reading), actor_of(request)
+    page = await seen.find(query, actor=actor)
+    if not counted:
+        return json_answer(_encode(page))
+    total = await seen.count(query, actor=actor)
+    body = _encode(msgspec.structs.replace(page, total=total))
+    return json_answer(body, (b"preference-applied", b"count=exact"))
+
+
+def _added_answer(movie: Movie) -> Answer:
+    return tagged_answer(movie, (b"location", b"/api/movies/%d" % movie.id), status=201)
 
 
 async def _add_form(
     request: Request, sending: Sending, catalogue: Catalogue, gallery: Gallery, settings: Settings
-) -> Response[bytes]:
+) -> Answer:
     async with read_form(
         request,
         fields=CLIENT_FIELDS,
@@ -272,13 +281,14 @@ async def _add_form(
         file = form.file
         if file is None:
             return await sending.once(
-                lambda receipt: catalogue.add(members, actor=actor_of(request), receipt=receipt), _added_reply
+                lambda receipt: catalogue.add(members, actor=actor_of(request), receipt=receipt),
+                _added_answer,
             )
         return await sending.once(
             lambda receipt: gallery.add(
                 members, file.spool, file.media_type, actor=actor_of(request), receipt=receipt
             ),
-            _added_reply,
+            _added_answer,
         )
 
 

@@ -35,7 +35,7 @@ _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
     "Accept-Ranges": ("In what units parts can be asked for.", "bytes"),
     "Content-Range": ("Which bytes these are, and of how many.", "bytes 0-1023/81234"),
     "Upload-Offset": ("How many bytes of the upload are there: the next piece begins with this one.", "1000"),
-    POSITION: ("What a read sends back that has to see this write.", "0/1B27F30"),
+    POSITION: ("What a read sends back that has to see this write.", "0/1B27F30-5a1e6c93f"),
     "Watchly-Image": ("`gone` where the image of that version is not kept any more.", "gone"),
     "Cache-Control": ("Whether it may be kept, and how long.", "no-store"),
     "Set-Cookie": ("The refresh token, where it travels as a cookie.", "watchly_refresh=…; HttpOnly"),

@@ -16,9 +16,10 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import FromPath, SkipValidation
 
+from watchly_adapters.cached import CachedQueries
 from watchly_adapters.container import Database
 from watchly_core.errors import NotFound
-from watchly_core.ports import ImageStore, Interruptible
+from watchly_core.ports import Cache, ImageStore, Interruptible
 from watchly_http.drain import draining
 from watchly_http.openapi import OPEN, Operation, Parameter, Reply
 from watchly_http.problems import KINDS, Kind, Problem, problem_for, problem_reply
@@ -62,13 +63,19 @@ class Refusal(Problem):
 class Readiness:
     """Asks the parts for signs of life, all at once and not for long.
 
-    Without the database nothing works; without the image store some things do not; without the replica the
-    database has more to do.
+    Without the database nothing works; without the image store some things do not; without the replica or
+    the cache the database has more to do.
     """
 
-    def __init__(self, database: Database, images: ImageStore) -> None:
+    def __init__(
+        self,
+        database: Database,
+        images: ImageStore,
+        cached: CachedQueries | None = None,
+        cache: Cache | None = None,
+    ) -> None:
         self._database = database
-        self._images = images
+        self._images, self._cached, self._cache = images, cached, cache
         self._stored: tuple[float, Condition] = (0.0, "up")
 
     async def checks(self) -> dict[str, Condition]:
@@ -77,7 +84,14 @@ class Readiness:
         checks: dict[str, Condition] = {"database": database, "image_store": store}
         if (answers := self._database.replica_answers) is not None:
             checks["replica"] = "up" if answers else "degraded"
+        if self._cached is not None:
+            checks["cache"] = await self._condition_of(self._cached)
         return checks
+
+    async def _condition_of(self, cached: CachedQueries) -> Condition:
+        if not cached.in_use:
+            return "degraded"
+        return "up" if self._cache is None else await _ask(self._cache.get(_NO_KEY), "degraded")
 
     async def _image_store(self) -> Condition:
         if isinstance(self._images, Interruptible) and self._images.interrupted:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from litestar import Controller, MediaType, Response, delete, get, patch, post, put
+from litestar import Controller, delete, get, patch, post, put
 from litestar.params import FromPath
 from msgspec import UNSET
 
@@ -17,8 +17,9 @@ from watchly_core.movies import MAX_ID
 from watchly_core.passwords import password_of
 from watchly_core.people import Actor, Permission, Role, User, UserDraft, UserPatch, email_of, role_of
 from watchly_http.addresses import client_address
+from watchly_http.answers import Answer, json_answer
 from watchly_http.authorization import actor_of
-from watchly_http.conditional import Current, conditional_reply, precondition, tagged_reply
+from watchly_http.conditional import Current, conditional_answer, precondition, tagged_answer
 from watchly_http.cursors import NumberCursors
 from watchly_http.filters import CURSOR
 from watchly_http.openapi import IF_MATCH, IF_NONE_MATCH, Operation, Parameter, Reply
@@ -73,12 +74,12 @@ class MeController(Controller):
             problems=("not_found",),
         ).opt(),
     )
-    async def get(self, request: Request, accounts: Accounts) -> Response[bytes]:
+    async def get(self, request: Request, accounts: Accounts) -> Answer:
         """Get the account of whoever asks, or to whom the API key belongs; some belong to nobody."""
         user = await accounts.me(actor=actor_of(request))
         # Caches take this address for one thing: what they keep of one user is not what another one gets.
         vary(request, "Authorization")
-        return conditional_reply(request, user, f'"{user.id}.v{user.version}"')
+        return conditional_answer(request, user, f'"{user.id}.v{user.version}"')
 
     @put(
         "/password",
@@ -120,7 +121,7 @@ class UserController(Controller):
             problems=("malformed_request", "invalid_parameter"),
         ).opt(),
     )
-    async def find(self, request: Request, accounts: Accounts, settings: Settings) -> Response[bytes]:
+    async def find(self, request: Request, accounts: Accounts, settings: Settings) -> Answer:
         """List users in the order of their ids, a page at a time."""
         given = Parameters(request, ("limit", "cursor"))
         largest = settings.max_page_limit
@@ -130,7 +131,7 @@ class UserController(Controller):
         found = await accounts.find(after=after, limit=limit + 1, actor=actor_of(request))
         data = found[:limit]
         cursor = _CURSORS.write(data[-1].id) if len(found) > limit else None
-        return Response(_encode(Users(data, cursor)), media_type=MediaType.JSON)
+        return json_answer(_encode(Users(data, cursor)))
 
     @post(
         "/",
@@ -144,12 +145,12 @@ class UserController(Controller):
             problems=(*_BODY_PROBLEMS, "not_allowed", "email_taken", "too_many_attempts"),
         ).opt(),
     )
-    async def add(self, request: Request, accounts: Accounts, settings: Settings) -> Response[bytes]:
+    async def add(self, request: Request, accounts: Accounts, settings: Settings) -> Answer:
         """Add a user; where registration is open, anybody may add a viewer."""
         draft = _draft(await read_json(request, SMALL_BODY))
         address = client_address(request, settings.trusted_proxies)
         user = await accounts.add(draft, address=address, actor=actor_of(request))
-        return tagged_reply(user, status_code=201, headers={"Location": f"/api/users/{user.id}"})
+        return tagged_answer(user, (b"location", b"/api/users/%d" % user.id), status=201)
 
     @get(
         "/{user_id:str}",
@@ -163,10 +164,10 @@ class UserController(Controller):
             problems=("not_found",),
         ).opt(),
     )
-    async def get(self, request: Request, user_id: FromPath[str], accounts: Accounts) -> Response[bytes]:
+    async def get(self, request: Request, user_id: FromPath[str], accounts: Accounts) -> Answer:
         """Get a user."""
         user = await accounts.get(read_id(user_id, "user"), actor=actor_of(request))
-        return conditional_reply(request, user)
+        return conditional_answer(request, user)
 
     @patch(
         "/{user_id:str}",
@@ -188,7 +189,7 @@ class UserController(Controller):
             ),
         ).opt(),
     )
-    async def revise(self, request: Request, user_id: FromPath[str], accounts: Accounts) -> Response[bytes]:
+    async def revise(self, request: Request, user_id: FromPath[str], accounts: Accounts) -> Answer:
         """Change the fields that are given (RFC 7396); a new password ends all sessions of the user."""
         value = await read_json(request, SMALL_BODY, _MERGE_PATCH)
         wanted = precondition(request)
@@ -196,7 +197,7 @@ class UserController(Controller):
         await accounts.get(number, actor=actor)  # a user who is not there is said first
         wish = _patch(value)
         version = await wanted.version(_of_user(number, accounts, actor))
-        return tagged_reply(await accounts.revise(number, wish, version=version, actor=actor))
+        return tagged_answer(await accounts.revise(number, wish, version=version, actor=actor))
 
     @delete(
         "/{user_id:str}",

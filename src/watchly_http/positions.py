@@ -15,7 +15,7 @@ SEEN: Final = Parameter(
     POSITION,
     "What a write has returned: the answer knows of that write, and of all before it.",
     str,
-    "0/1B27F30",
+    "0/1B27F30-5a1e6c93f",
     place="header",
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import suppress
 from hashlib import sha256
 from typing import Final, TypeAlias, TypeVar
@@ -22,6 +22,9 @@ from watchly_core.movies import MAX_ID
 T = TypeVar("T")
 
 Request: TypeAlias = litestar.Request[None, None, State]
+
+#: Looks at a request before its handler does, and raises what is wrong with it.
+Check: TypeAlias = Callable[[Request], Awaitable[None]]
 
 #: Where these stand in the scope of a request: its id, whether it is a HEAD that is answered as a GET, the
 #: name of the header that chose among several forms of the reply, and what its body is digested by.
@@ -108,9 +111,21 @@ def read_id(text: str, thing: str = "movie") -> int:
     return number
 
 
+def lines_of(request: Request, name: str) -> list[str]:
+    """The lines that a header stands on."""
+    # Not by Litestar's mapping of all headers, which costs more to make than these walks.
+    sought = name.lower().encode()
+    return [value.decode("latin-1") for key, value in request.scope["headers"] if key == sought]
+
+
+def _first(request: Request, name: str) -> str:
+    """The first line of a header, empty without any."""
+    return next(iter(lines_of(request, name)), "")
+
+
 def header_of(request: Request, name: str) -> str | None:
     """A header that may stand on several lines (RFC 9110, section 5.3)."""
-    lines = request.headers.getall(name, [])
+    lines = lines_of(request, name)
     return ", ".join(lines).strip() if lines else None
 
 
@@ -216,7 +231,7 @@ def whole_number(smallest: int, largest: int) -> Callable[[str], int]:
 
 def media_type(request: Request) -> str:
     """The type of the body without its parameters, in lower case; empty if none is given."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return _first(request, "content-type").partition(";")[0].strip().lower()
 
 
 def require_size(request: Request, limit: int) -> None:
@@ -225,7 +240,7 @@ def require_size(request: Request, limit: int) -> None:
     Raises:
         BodyTooLarge: it is.
     """
-    announced = request.headers.get("content-length", "")
+    announced = _first(request, "content-length")
     if announced.isdigit() and int(announced[:20]) > limit:
         raise BodyTooLarge(limit)
 
@@ -236,7 +251,7 @@ def require_plain(request: Request) -> None:
     Raises:
         UnsupportedMediaType: it is.
     """
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if _first(request, "content-encoding").lower() not in {"", "identity"}:
         raise UnsupportedMediaType("a Content-Encoding is not accepted here")
 
 

@@ -5,15 +5,25 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from watchly_adapters.container import Container
 from watchly_adapters.postgres import migrate
 from watchly_adapters.settings import Settings
 from watchly_core.errors import Misconfigured
 from watchly_core.ports import Closable
+
+if TYPE_CHECKING:
+    from watchly_adapters.cached import CachedQueries
+    from watchly_adapters.container import Container
 
 
 @contextmanager
@@ -77,9 +87,16 @@ def serving(settings: Settings, stack: ExitStack) -> tuple[Settings, Callable[[]
 @asynccontextmanager
 async def entered(settings: Settings) -> AsyncIterator[Container]:
     """The parts that `settings` call for, with the database open while the block runs."""
+    from watchly_adapters.container import Container
+
     container = Container(settings=settings)
     async with closing_parts(container), container.database():
         yield container
+
+
+def caching(cached: CachedQueries | None) -> AbstractAsyncContextManager[None]:
+    """Read through the cache during the block, if there is one."""
+    return nullcontext() if cached is None else cached.running()
 
 
 @asynccontextmanager
@@ -88,7 +105,9 @@ async def closing_parts(container: Container) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for part in (container.images(), container.inspector()):
-            if isinstance(part, Closable):
-                # In a thread, for a process may have to be waited for.
-                await asyncio.to_thread(part.close)
+        for provider in (container.images, container.inspector):
+            if provider.initialized or provider.last_overriding is not None:
+                part: object = provider()
+                if isinstance(part, Closable):
+                    # In a thread, for a process may have to be waited for.
+                    await asyncio.to_thread(part.close)

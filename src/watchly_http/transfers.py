@@ -12,7 +12,7 @@ from itertools import islice
 from typing import IO, Final
 
 import msgspec
-from litestar import Controller, MediaType, Response, get, post
+from litestar import Controller, get, post
 from litestar.response.base import ASGIResponse
 
 from watchly_core.errors import Unavailable
@@ -20,6 +20,7 @@ from watchly_core.exports import write_csv, write_ndjson
 from watchly_core.imports import Form, ImportReport, Row, read_lines, read_rows
 from watchly_core.people import Permission
 from watchly_core.spools import spooled
+from watchly_http.answers import Answer, json_answer
 from watchly_http.authorization import actor_of
 from watchly_http.downloads import Download
 from watchly_http.filters import FILTERS, SORT, read_query
@@ -150,7 +151,7 @@ class TransferController(Controller):
         settings: Settings,
         row_threads: RowThreads,
         import_turns: ImportTurns,
-    ) -> Response[bytes]:
+    ) -> Answer:
         """Add the movies of a file in one transaction: CSV with a header row, or a JSON object a line.
 
         Columns, or members, are title, description, release_year and genre. Nothing is added before all of
@@ -175,12 +176,12 @@ class TransferController(Controller):
                     actor=actor_of(request),
                     receipt=receipt,
                 ),
-                _report_reply,
+                _report_answer,
             )
 
 
-def _report_reply(report: ImportReport) -> Response[bytes]:
-    return Response(_encode(report), media_type=MediaType.JSON, status_code=200)
+def _report_answer(report: ImportReport) -> Answer:
+    return json_answer(_encode(report))
 
 
 def _on_error(text: str) -> OnError:

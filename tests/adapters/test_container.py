@@ -9,14 +9,18 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from dependency_injector import providers
 from dependency_injector.errors import Error
+from tests.caches import caught_up
 
+from watchly_adapters.cached import CachedQueries
 from watchly_adapters.cloudinary import CloudinaryImages
 from watchly_adapters.container import Container
 from watchly_adapters.filesystem import FilesystemImages
 from watchly_adapters.memory import MemoryDatabase, MemoryImages
+from watchly_adapters.metrics import Metrics
 from watchly_adapters.nats import NatsPublisher
 from watchly_adapters.pillow import PillowInspector
 from watchly_adapters.postgres import PostgresDatabase
@@ -24,6 +28,7 @@ from watchly_adapters.security import Argon2Hasher, SealedTokens
 from watchly_adapters.settings import Settings, read_settings
 from watchly_adapters.testing import samples
 from watchly_adapters.testing.stores import events_of
+from watchly_adapters.valkey import ValkeyCache
 from watchly_adapters.webhooks import WebhookPublisher
 from watchly_core import Catalogue, Gallery, MovieDraft
 from watchly_core.access import Access
@@ -46,6 +51,7 @@ pytestmark = pytest.mark.anyio
 MEMORY = {"DATABASE_URL": "memory:", "SECRET_KEY": "only for this test, of 32 letters"}
 POSTGRES = MEMORY | {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/films"}
 REPLICA = {"READ_DATABASE_URL": "postgresql://nobody@127.0.0.1:2/films"}
+SHARED = {"CACHE": "shared", "VALKEY_URL": "valkey://127.0.0.1:1"}
 FILES = {"IMAGE_STORE_URL": "file:///srv/some%20images"}
 CLOUDINARY = {"CLOUDINARY_URL": "cloudinary://123:secret@films"}
 IN_MEMORY = {"IMAGE_STORE_URL": "memory:"}
@@ -73,7 +79,7 @@ def container(**environment: str) -> Container:
 async def test_every_provider_builds_its_part_once(
     environment: dict[str, str], database: type[object], images: type[object], inspector: type[object]
 ) -> None:
-    made = container(**environment)
+    made = container(**environment, **SHARED)
     kinds = {
         "settings": Settings,
         "database": database,
@@ -81,6 +87,8 @@ async def test_every_provider_builds_its_part_once(
         "inspector": inspector,
         "catalogue": Catalogue,
         "reading": Catalogue,
+        "cache": ValkeyCache,
+        "cached": CachedQueries,
         "gallery": Gallery,
         "hasher": Argon2Hasher,
         "tokens": SealedTokens,
@@ -93,12 +101,39 @@ async def test_every_provider_builds_its_part_once(
         "webhooks": Webhooks,
         "relay": Relay,
         "dispatch": Dispatch,
+        "metrics": Metrics,
     }
     assert set(made.providers) == set(kinds)
     for name, provider in made.providers.items():
         part = provider()
         assert type(part) is kinds[name], name
         assert provider() is part, name
+
+
+async def test_readers_have_a_cache_and_writers_have_none() -> None:
+    made = container(**MEMORY, CACHE="local")
+    assert made.cache() is None
+    cached = made.cached()
+    assert cached is not None
+    async with made.database() as database, cached.running():
+        movie = await made.catalogue().add({"title": "Heat"})
+        await caught_up(cached.log, database)
+        assert await made.reading().get(movie.id) == movie
+        async with database.transactions() as tx:  # as another program would do it
+            await tx.movies.replace(msgspec.structs.replace(movie, title="Heat 2", version=2))
+        assert (await made.reading().get(movie.id)).title == "Heat"
+        assert (await made.catalogue().get(movie.id)).title == "Heat 2"
+
+
+async def test_without_a_cache_there_is_none() -> None:
+    made = container(**MEMORY, VALKEY_URL="valkey://127.0.0.1:1")
+    assert (made.cache(), made.cached()) == (None, None)
+
+
+async def test_a_shared_cache_without_its_library_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "watchly_adapters.valkey", None)
+    with pytest.raises(Misconfigured, match=r"pip install 'watchly\[valkey\]'"):
+        container(**MEMORY, **SHARED).cached()
 
 
 async def test_a_broker_is_told_where_one_is_named() -> None:

@@ -47,6 +47,9 @@ DEFAULTS: Mapping[str, object] = {
     "relay": False,
     "nats_url": None,
     "webhook_private": False,
+    "cache": "off",
+    "cache_bytes": 64_000_000,
+    "valkey_url": None,
     "log_format": "console",
     "log_level": "info",
 }
@@ -179,6 +182,10 @@ GOOD: list[tuple[str, str, object]] = [
     ("NATS_URL", "nats://u:p@127.0.0.1:4222", "nats://u:p@127.0.0.1:4222"),
     ("NATS_URL", "tls://a.example,nats://[::1]:4222/", "tls://a.example,nats://[::1]:4222/"),
     ("WEBHOOK_PRIVATE", "true", True),
+    ("CACHE", "Local", "local"),
+    ("CACHE_BYTES", "1 GiB", 2**30),
+    ("VALKEY_URL", "valkey://cache.example", "valkey://cache.example"),
+    ("VALKEY_URL", "rediss://u:p%40@[::1]:6380/2", "rediss://u:p%40@[::1]:6380/2"),
     ("LOG_FORMAT", "JSON", "json"),
     ("LOG_LEVEL", "WARNING", "warning"),
     ("LOG_LEVEL", "debug", "debug"),
@@ -295,6 +302,9 @@ EXAMPLES = {
     "RELAY": "on",
     "NATS_URL": "nats://user:password@127.0.0.1:4222",
     "WEBHOOK_PRIVATE": "on",
+    "CACHE": "local",
+    "CACHE_BYTES": "64 MB",
+    "VALKEY_URL": "valkey://user:password@127.0.0.1:6379/0",
     "WATCHLY_HOME": "/srv/watchly",
     "DATABASE_URL": "postgresql://user:password@localhost/watchly",
     "READ_DATABASE_URL": "postgresql://user:password@replica/watchly",
@@ -338,6 +348,18 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("WATCHLY_HOME", _NOBODY, ["~nosuchuser/x"]),
     ("RELAY", "must be on or off", ["yes", "1", "relay"]),
     ("WEBHOOK_PRIVATE", "must be on or off", ["10.0.0.0/8"]),
+    ("CACHE", "must be one of off, local, shared", ["on", "true", "valkey"]),
+    ("CACHE_BYTES", "must be more than 0", ["0", "0 MB"]),
+    (
+        "VALKEY_URL",
+        "must be a valkey:// or valkeys:// URL (redis:// and rediss:// are the same)",
+        ["127.0.0.1:6379", "http://h", "valkey://", "valkey:h", "unix:///s", f"valkey://u:{SECRET}@["],
+    ),
+    (
+        "VALKEY_URL",
+        "must end with the host, its port, or the number of a database",
+        [f"valkey://:{SECRET}@h/films", "valkey://h/0?db=1", "valkey://h/0/1", "redis://h#x"],
+    ),
     (
         "NATS_URL",
         "must be a nats:// or tls:// URL, or a comma list of those of a cluster",
@@ -532,6 +554,18 @@ def test_a_replica_without_a_server_that_could_have_one_is_refused(primary: dict
 def test_a_replica_of_a_server_is_read_from() -> None:
     given = {"DATABASE_URL": "postgresql://h/films", "READ_DATABASE_URL": "postgresql://r/films"}
     assert read_settings(given).read_database_url == "postgresql://r/films"
+
+
+# ---- caches ----
+
+
+def test_a_shared_cache_needs_to_be_told_where_it_is() -> None:
+    said = said_of({"CACHE": "shared"})
+    assert said == (
+        "VALKEY_URL is missing, and CACHE is shared;"
+        " an example: VALKEY_URL=valkey://user:password@127.0.0.1:6379/0"
+    )
+    assert read_settings({"CACHE": "shared", "VALKEY_URL": "valkey://h"}).cache == "shared"
 
 
 # ---- empty ----

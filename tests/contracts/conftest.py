@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.caches import CachedStore, through_cache
 from tests.households import Household
 from tests.houses import House
+from tests.valkeys import ValkeyServer
 
 from watchly_adapters.filesystem import FilesystemImages
 from watchly_adapters.headers import HeaderInspector
 from watchly_adapters.memory import MemoryDatabase, MemoryImages
 from watchly_adapters.pillow import PillowInspector
+from watchly_adapters.postgres import PostgresDatabase
+from watchly_adapters.testing.stores import Store
+from watchly_adapters.valkey import ValkeyCache
 
 
 @pytest.fixture(scope="session")
@@ -23,16 +28,33 @@ def pillow() -> Iterator[PillowInspector]:
     inspector.close()
 
 
+@pytest.fixture
+async def cached(postgres: PostgresDatabase) -> AsyncIterator[CachedStore]:
+    """PostgreSQL, read through a cache of this process."""
+    async with through_cache(postgres) as store:
+        yield store
+
+
+@pytest.fixture
+async def shared(valkey_server: ValkeyServer) -> AsyncIterator[CachedStore]:
+    """The fake, read through one with Valkey behind it."""
+    # It is not tried here how soon it answers.
+    async with through_cache(MemoryDatabase(), ValkeyCache(valkey_server.url, timeout=30.0)) as store:
+        yield store
+
+
 @pytest.fixture(params=["memory", "postgres"])
 def house(request: pytest.FixtureRequest, tmp_path: Path, pillow: PillowInspector) -> House:
-    """A catalogue of the fakes, or in PostgreSQL with a directory of images."""
+    """A catalogue of the fakes, or in PostgreSQL with a directory of images.
+
+    Where what is read matters, tests ask for "cached" and "shared" as well: both through a cache.
+    """
     base_url, secret = "https://films.example", b"secret"
-    if request.param == "memory":
-        return House(
-            MemoryDatabase(), MemoryImages(base_url=base_url, secret=secret), HeaderInspector(), None
-        )
+    if request.param in {"memory", "shared"}:
+        store: Store = MemoryDatabase() if request.param == "memory" else request.getfixturevalue("shared")
+        return House(store, MemoryImages(base_url=base_url, secret=secret), HeaderInspector(), None)
     return House(
-        request.getfixturevalue("postgres"),
+        request.getfixturevalue(request.param),
         FilesystemImages(tmp_path / "images", base_url=base_url, secret=secret),
         pillow,
         tmp_path / "images",

@@ -8,13 +8,14 @@ from typing import Self
 import psycopg
 import pytest
 from hypothesis import Phase, settings
+from tests.caches import CachedStore, NotedTransactions, through_cache
 from tests.services import EMPTY
 
-from watchly_adapters.memory import MemoryDatabase
+from watchly_adapters.memory import MemoryCache, MemoryDatabase
 from watchly_adapters.postgres import PostgresDatabase
 from watchly_adapters.testing.histories import compare
 from watchly_adapters.testing.stores import Failure
-from watchly_core.ports import Transaction
+from watchly_core.ports import Transaction, Transactions
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 OPTIONS = settings(max_examples=5_000 if LONG else 35, stateful_step_count=100 if LONG else 60)
@@ -43,6 +44,17 @@ class Stubborn:
             raise failure
 
 
+class Noted:
+    """A store in memory that has an event for every movie which is written."""
+
+    def __init__(self) -> None:
+        self._database = MemoryDatabase()
+        self.transactions: Transactions = NotedTransactions(self._database.transactions)
+        self.queries = self._database.queries
+        self.people = self._database.people
+        self.signal = self._database.signal
+
+
 def report(capsys: pytest.CaptureFixture[str], answers: int) -> None:
     with capsys.disabled():
         print(f" {answers:,} answers compared ", end="")  # noqa: T201 - the run's own record
@@ -66,6 +78,23 @@ def test_postgres_answers_as_memory_does(database_url: str, capsys: pytest.Captu
             yield database
 
     answers = compare(MemoryDatabase, postgres, OPTIONS)
+    report(capsys, answers)
+    assert answers > OPTIONS.max_examples
+
+
+def test_a_cache_answers_as_what_is_behind_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a cache this holds where every write is in the log."""
+
+    @asynccontextmanager
+    async def noted() -> AsyncIterator[Noted]:
+        yield Noted()
+
+    @asynccontextmanager
+    async def cached() -> AsyncIterator[CachedStore]:
+        async with through_cache(MemoryDatabase(), MemoryCache(), noted=True) as store:
+            yield store
+
+    answers = compare(noted, cached, OPTIONS)
     report(capsys, answers)
     assert answers > OPTIONS.max_examples
 

@@ -14,7 +14,10 @@ from watchly_core.errors import InvalidMovie, MovieNotFound, VersionConflict
 from watchly_core.events import ImageAttached, MovieAdded, MovieRevised
 from watchly_core.movies import Movie, client_fields
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("house", ["memory", "postgres", "cached", "shared"], indirect=True),
+]
 
 DEADLINE = 30.0
 

@@ -1,6 +1,10 @@
-"""The suites of the stores, on the fake and on PostgreSQL."""
+"""The suites of the stores, on the fake and on PostgreSQL; and of movies, read through a cache."""
+
+from collections.abc import AsyncIterator
 
 import pytest
+from tests.caches import CachedStore, through_cache
+from tests.valkeys import ValkeyServer
 
 from watchly_adapters.memory import MemoryDatabase
 from watchly_adapters.postgres import PostgresDatabase
@@ -17,6 +21,7 @@ from watchly_adapters.testing.sessions import SessionContract
 from watchly_adapters.testing.signing_keys import SigningKeyContract
 from watchly_adapters.testing.throttles import ThrottleContract
 from watchly_adapters.testing.users import UserContract
+from watchly_adapters.valkey import ValkeyCache
 
 
 class _InMemory:
@@ -31,11 +36,43 @@ class _InPostgres:
         return postgres
 
 
+class _Cached:
+    """Read through a cache of this process."""
+
+    noted = True
+
+    @pytest.fixture
+    async def store(self, postgres: PostgresDatabase) -> AsyncIterator[CachedStore]:
+        async with through_cache(postgres, noted=self.noted) as store:
+            yield store
+
+
+class _Shared:
+    """Read through one with Valkey behind it."""
+
+    noted = True
+
+    @pytest.fixture
+    async def store(self, valkey_server: ValkeyServer) -> AsyncIterator[CachedStore]:
+        # It is not tried here how soon it answers.
+        cache = ValkeyCache(valkey_server.url, timeout=30.0)
+        async with through_cache(MemoryDatabase(), cache, noted=self.noted) as store:
+            yield store
+
+
 class TestMoviesInMemory(_InMemory, MovieStoreContract):
     pass
 
 
 class TestMoviesInPostgres(_InPostgres, MovieStoreContract):
+    pass
+
+
+class TestMoviesCached(_Cached, MovieStoreContract):
+    pass
+
+
+class TestMoviesShared(_Shared, MovieStoreContract):
     pass
 
 
@@ -47,11 +84,27 @@ class TestListsInPostgres(_InPostgres, MovieListContract):
     pass
 
 
+class TestListsCached(_Cached, MovieListContract):
+    pass
+
+
+class TestListsShared(_Shared, MovieListContract):
+    pass
+
+
 class TestSearchesInMemory(_InMemory, MovieSearchContract):
     pass
 
 
 class TestSearchesInPostgres(_InPostgres, MovieSearchContract):
+    pass
+
+
+class TestSearchesCached(_Cached, MovieSearchContract):
+    pass
+
+
+class TestSearchesShared(_Shared, MovieSearchContract):
     pass
 
 
@@ -63,12 +116,28 @@ class TestPositionsInPostgres(_InPostgres, PositionContract):
     pass
 
 
+class TestPositionsCached(_Cached, PositionContract):
+    noted = False
+
+
+class TestPositionsShared(_Shared, PositionContract):
+    noted = False
+
+
 class TestEventsInMemory(_InMemory, EventLogContract):
     pass
 
 
 class TestEventsInPostgres(_InPostgres, EventLogContract):
     pass
+
+
+class TestEventsCached(_Cached, EventLogContract):
+    noted = False
+
+
+class TestEventsShared(_Shared, EventLogContract):
+    noted = False
 
 
 class TestImagesInMemory(_InMemory, ImageLedgerContract):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -77,3 +78,60 @@ def test_every_module_was_looked_at() -> None:
     }
     assert looked_at == named | {"watchly_core"}
     assert {"watchly_core.movies", "watchly_core.errors", "watchly_core.ports.people"} <= named
+
+
+_LOADED: Final = """
+import sys
+{}
+print(*sorted(name for name in sys.modules if name.partition(".")[0] not in {{"encodings", "msgspec"}}))
+"""
+
+#: What takes long to load, or does work when it is loaded.
+_HEAVY: Final = frozenset({"asyncio", "importlib.resources", "ssl", "tempfile", "watchly_core.catalogue"})
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The modules that a fresh interpreter has after `statement`."""
+    done = subprocess.run(
+        [sys.executable, "-c", _LOADED.format(statement)], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import watchly_core",
+        "from watchly_core import Movie, MovieDraft, MovieQuery, Actor",
+        "from watchly_core.errors import WatchlyError",
+    ],
+)
+def test_only_what_is_asked_for_is_loaded(statement: str) -> None:
+    assert loaded_by(statement) & _HEAVY == set()
+
+
+def test_use_cases_load_nothing_for_the_sake_of_passwords() -> None:
+    loaded = loaded_by("from watchly_core import *")
+    assert {"watchly_core.catalogue", "watchly_core.accounts", "watchly_core.sessions"} <= loaded
+    assert "importlib.resources" not in loaded
+
+
+def test_what_a_word_is_is_worked_out_once_a_text_is_searched_and_not_before() -> None:
+    loaded_by(
+        "from watchly_core import text\n"
+        "assert text._word.cache_info().currsize == 0\n"
+        "text.words('a'); assert text._word.cache_info().currsize == 1"
+    )
+
+
+def test_every_public_name_is_there_and_listed_once() -> None:
+    assert sorted(set(watchly_core.__all__)) == watchly_core.__all__
+    assert {name: getattr(watchly_core, name).__name__ for name in watchly_core.__all__} == {
+        name: name for name in watchly_core.__all__
+    }
+    assert set(watchly_core.__all__) <= set(dir(watchly_core))
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'watchly_core' has no attribute 'Movies'"):
+        getattr(watchly_core, "Movies")  # noqa: B009 - type checkers know that it is not there

@@ -23,7 +23,7 @@ VARYING = (
     (r"\w{3}, \d\d \w{3} \d{4} [\d:]+ GMT", "DATE"),
     (r"\b[0-9a-f]{32}\b", "KEY"),
     (r'"bytes":\d+', '"bytes":SIZE'),
-    (r"\b[0-9A-F]+/[0-9A-F]+$", "POSITION"),
+    (r"\b[0-9A-F]+/[0-9A-F]+-[0-9a-f]+$", "POSITION"),
     (r"\b(eyJ|wrt_|watchly_)[\w.…-]+", "SECRET"),
     (r'"(kid|x|y|prefix)":"[\w…-]+"', "PUBLIC"),
 )

@@ -151,7 +151,7 @@ def _make_trouble(plan: Plan, site: Site, told: Told) -> None:
         if (code := service.stop()) != 0:
             told.object(f"the service ended with {code}")
         told.wrong += [f"the log has {line}" for line in service.log.splitlines() if "Traceback" in line]
-    told.wrong += [f"a spool was left: {path.name}" for path in site.spools.iterdir()]
+    told.wrong += [f"a spool was left: {path.name}" for path in site.spools.iterdir() if path.is_file()]
 
 
 def _sweep(site: Site, told: Told) -> None:

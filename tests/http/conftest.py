@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import shutil
 import uuid
@@ -18,12 +19,14 @@ from dependency_injector import providers
 from httpx import Response
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
+from tests.http.signatures import remembered
 from tests.legacy import leave
-from tests.services import EMPTY, run
+from tests.services import EMPTY
 
 from watchly_adapters.container import Container
 from watchly_adapters.embedded import EmbeddedPostgres
 from watchly_adapters.pillow import PillowInspector
+from watchly_adapters.postgres import migrate
 from watchly_adapters.security import Argon2Hasher
 from watchly_adapters.settings import MEMORY, read_settings
 from watchly_core import Movie, MovieDraft
@@ -120,6 +123,12 @@ def faults_in(response: Response, code: str = "validation") -> set[tuple[str | N
     return {(fault.pointer or fault.parameter, fault.code) for fault in problem_in(response, code).errors}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def signatures() -> Iterator[None]:
+    with remembered():
+        yield
+
+
 class SharedInspector(PillowInspector):
     """Outlives the applications that it is lent to: its process takes longer to start than most tests."""
 
@@ -204,8 +213,8 @@ def running_home(reachable_directory: Path) -> Iterator[Path]:
 @pytest.fixture
 def home(running_home: Path) -> Path:
     """An embedded home with nothing in it."""
-    assert run("migrate", WATCHLY_HOME=str(running_home)).returncode == 0
     with EmbeddedPostgres(running_home) as url, psycopg.connect(url, autocommit=True) as connection:
+        asyncio.run(migrate(url))  # not by the command: each process takes a second to start
         connection.execute(EMPTY)
     return running_home
 

@@ -89,6 +89,7 @@ POLICIES: Final[Mapping[str, Least]] = {
     "GET /health": Least.UNASKED,
     "GET /health/live": Least.UNASKED,
     "GET /health/ready": Least.UNASKED,
+    "GET /metrics": Least.UNASKED,
     "GET /problems": Least.UNASKED,
     "GET /problems/{code}": Least.UNASKED,
     "GET /docs": Least.UNASKED,

@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -265,11 +267,30 @@ def test_serve_on_a_named_database_migrates_it(empty_database: str, tmp_path: Pa
     )
 
 
+#: The command line, which waits for a database a moment where it would wait for half a minute: for a third
+#: time after more than a second.
+_IMPATIENT = """
+from watchly_adapters.postgres import migrate
+migrate.__kwdefaults__["wait"] = 1.7
+from watchly_http.cli import main
+main()
+"""
+
+
 def test_a_database_out_of_reach_is_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     url = f"postgresql://watchly:s3cret@127.0.0.1:{port}/watchly"
-    done = run("migrate", DATABASE_URL=url, WATCHLY_HOME=str(tmp_path))
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPATIENT, "migrate"],
+        env=environment(DATABASE_URL=url, WATCHLY_HOME=str(tmp_path)),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert time.monotonic() - started > 1.0, "it was not asked again"
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert f"127.0.0.1:{port}" in done.stderr

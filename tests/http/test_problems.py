@@ -59,6 +59,9 @@ class Broken:
     async def ping(self) -> None:
         raise self._error
 
+    async def identity(self) -> str:
+        raise self._error
+
     @asynccontextmanager
     async def alone(self, task: str) -> AsyncIterator[bool]:  # noqa: ARG002 - the port's
         await self.ping()

@@ -22,7 +22,7 @@ from tests.brokers import Nats, kept
 from tests.receivers import Receiver, answer, receiving
 from tests.services import WATCHLY, Service, as_url, environment, run, wait_until
 
-from watchly_adapters.postgres import PostgresDatabase
+from watchly_adapters.postgres import PostgresDatabase, migrate
 from watchly_core import Catalogue
 
 SECRET: Final = "s3cret" * 6
@@ -34,7 +34,7 @@ BEGUN: Final = "this process relays"
 @pytest.fixture
 def url(empty_database: str) -> str:
     url = as_url(empty_database)
-    assert run("migrate", DATABASE_URL=url).returncode == 0
+    asyncio.run(migrate(url))
     return url
 
 

@@ -23,7 +23,7 @@ import pytest
 
 from watchly_core.errors import Misconfigured, Unavailable
 from watchly_http import server
-from watchly_http.drain import UNHEARD, draining
+from watchly_http.drain import LOOK_EVERY, UNHEARD, draining
 from watchly_http.front import Front
 from watchly_http.problems import KINDS, Problem
 
@@ -84,6 +84,13 @@ class App:
             case "stuck":
                 say("starting")
                 await asyncio.Event().wait()
+            case "slow":
+                say("starting")
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    await asyncio.sleep(3 * LOOK_EVERY)  # as long as that is what it tries
+                    say("cleared")
             case "deaf":
                 asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
             case "crash":
@@ -607,6 +614,15 @@ def test_a_startup_that_takes_forever_can_be_stopped(run: Runner) -> None:
     service = run(Plan(fail="stuck", drain_timeout=10 * PATIENCE))
     service.heard("starting", 2)
     os.killpg(service.pid, signal.SIGINT)
+    assert service.ended() == 0
+    assert service.errors == []
+
+
+def test_a_startup_that_is_stopped_may_clear_up(run: Runner) -> None:
+    service = run(Plan(fail="slow"))
+    service.heard("starting", 2)
+    os.kill(service.pid, signal.SIGTERM)
+    service.heard("cleared", 2)
     assert service.ended() == 0
     assert service.errors == []
 

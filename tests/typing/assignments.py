@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
+from watchly_adapters.cached import CachedQueries, CacheWatch, Unwatched
 from watchly_adapters.cloudinary import CloudinaryImages
 from watchly_adapters.filesystem import FilesystemImages
 from watchly_adapters.headers import HeaderInspector
 from watchly_adapters.memory import (
+    MemoryCache,
     MemoryDatabase,
     MemoryImages,
     MemoryMovieQueries,
@@ -29,6 +31,7 @@ from watchly_adapters.memory.people import (
 from watchly_adapters.memory.receipts import MemoryReceipts
 from watchly_adapters.memory.relays import MemoryRelayLedger
 from watchly_adapters.memory.throttles import MemoryThrottles
+from watchly_adapters.metrics import CacheMetrics
 from watchly_adapters.nats import NatsPublisher
 from watchly_adapters.pillow import PillowInspector
 from watchly_adapters.postgres import PostgresDatabase, PostgresTransaction, PostgresTransactions
@@ -51,12 +54,14 @@ from watchly_adapters.testing.image_stores import ServedStore
 from watchly_adapters.testing.image_uploads import ReceivingStore
 from watchly_adapters.testing.positions import PositionedStore
 from watchly_adapters.testing.stores import Store
+from watchly_adapters.valkey import ValkeyCache
 from watchly_adapters.webhooks import WebhookPublisher
 from watchly_core.catalogue import Catalogue
 from watchly_core.clocks import utc_now
 from watchly_core.gallery import Gallery
 from watchly_core.ports import (
     ApiKeyRepository,
+    Cache,
     Clock,
     EventLog,
     ImageFiles,
@@ -86,6 +91,7 @@ MOVIE_QUERIES: Final[Sequence[type[MovieQueries]]] = (
     MemoryMovieQueries,
     PostgresMovieQueries,
     ReplicaQueries,
+    CachedQueries,
 )
 TRANSACTIONS: Final[Sequence[type[Transactions]]] = (MemoryTransactions, PostgresTransactions)
 TRANSACTION: Final[Sequence[type[Transaction]]] = (MemoryTransaction, PostgresTransaction)
@@ -110,7 +116,9 @@ IMAGE_STORES: Final[Sequence[type[ImageStore]]] = (MemoryImages, FilesystemImage
 IMAGE_FILES: Final[Sequence[type[ImageFiles]]] = (MemoryImages, FilesystemImages)
 IMAGE_UPLOADS: Final[Sequence[type[ImageUploads]]] = (MemoryImages, FilesystemImages)
 IMAGE_NOTIFICATIONS: Final[Sequence[type[ImageNotifications]]] = (CloudinaryImages,)
-INTERRUPTIBLES: Final[Sequence[type[Interruptible]]] = (CloudinaryImages,)
+INTERRUPTIBLES: Final[Sequence[type[Interruptible]]] = (CloudinaryImages, ValkeyCache)
+CACHES: Final[Sequence[type[Cache]]] = (MemoryCache, ValkeyCache)
+CACHE_WATCHES: Final[Sequence[type[CacheWatch]]] = (Unwatched, CacheMetrics)
 IMAGE_INSPECTORS: Final[Sequence[type[ImageInspector]]] = (HeaderInspector, PillowInspector)
 CLOCKS: Final[Sequence[Clock]] = (utc_now,)
 

@@ -15,9 +15,11 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from types import TracebackType
 from typing import Self
+from uuid import uuid4
 
 import msgspec
 
+from watchly_adapters.memory.caches import MemoryCache
 from watchly_adapters.memory.events import Log, MemoryEvents
 from watchly_adapters.memory.image_ledger import MemoryImageLedger
 from watchly_adapters.memory.images import MemoryImages
@@ -36,7 +38,7 @@ from watchly_core.queries import GenreCount, MovieQuery, Page, Position
 from watchly_core.text import Tier, entries, matches, title_key, vocabulary
 from watchly_core.text import similar as similar_words
 
-__all__ = ["MemoryDatabase", "MemoryImages"]
+__all__ = ["MemoryCache", "MemoryDatabase", "MemoryImages"]
 
 _POSITION = re.compile(r"[0-9]{1,19}", re.ASCII)
 
@@ -84,6 +86,10 @@ class MemoryDatabase:
     ) -> None:
         """Do nothing: what it holds stays."""
 
+    async def identity(self) -> str:
+        """The name of this catalogue; there is no other one like it."""
+        return self._tables.identity
+
     async def ping(self) -> None:
         """Memory is always there."""
 
@@ -114,6 +120,7 @@ class _Tables:
         self._entries: dict[int, tuple[Movie, list[str]]] = {}
         self.last_id = 0
         self.commits = 0
+        self.identity = uuid4().hex
         self.writing = asyncio.Lock()
 
     def next_id(self) -> int:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from watchly_adapters.postgres.api_keys import PostgresApiKeys
-from watchly_adapters.postgres.events import PostgresEvents
+from watchly_adapters.postgres.events import PostgresEvents, read_identity
 from watchly_adapters.postgres.images import PostgresImageLedger
 from watchly_adapters.postgres.migrate import migrate
 from watchly_adapters.postgres.movies import PostgresMovies
@@ -79,6 +79,7 @@ class PostgresDatabase:
             await self._replica.stop()
         await self.signal.stop()
         await self._numbering.stop()
+        await self.queries.close()
         await self._pool.close()
 
     @property
@@ -90,6 +91,14 @@ class PostgresDatabase:
     def replica_answers(self) -> bool | None:
         """Whether the replica answers at present; None if there is none."""
         return None if self._replica is None else self._replica.pool is not None
+
+    async def identity(self) -> str:
+        """The name of this catalogue: another one when the server is promoted, restarted, or put back.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        return await self._pool.read(read_identity)
 
     async def ping(self) -> None:
         """Ask the database for a sign of life.

@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, LiteralString
 
 import msgspec
+import psycopg
+from msgspec.structs import asdict
 from psycopg.errors import UniqueViolation
 from psycopg.rows import args_row, scalar_row, tuple_row
 
 from watchly_adapters.postgres.pool import Connection, HostConnection, cursor
-from watchly_core.errors import ChangesGone, VersionConflict
+from watchly_adapters.postgres.statements import Query, Statement, bigint
+from watchly_core.errors import ChangesGone, Unavailable, VersionConflict
 from watchly_core.events import (
     MAX_SEQ,
     Change,
@@ -28,14 +32,20 @@ from watchly_core.events import (
 )
 from watchly_core.movies import Movie
 
-_APPEND: Final = """
+_APPEND: Final = Statement("""
     INSERT INTO events (kind, movie_id, version, at, actor, movie)
     VALUES (%s, %s, %s, %s, %s, %s::text::json)
-"""
+""")
+_APPEND_SOME: Final = Statement("""
+    INSERT INTO events (kind, movie_id, version, at, actor, movie)
+    SELECT kind, movie_id, version, at, actor, movie
+    FROM ROWS FROM (json_to_recordset(%s::text::json) AS (
+        kind text, movie_id integer, version integer, at timestamptz, actor text, movie json
+    )) WITH ORDINALITY
+    ORDER BY ordinality
+""")
 _LOAD: Final = "COPY events (kind, movie_id, version, at, actor, movie) FROM STDIN"
 _COLUMNS: Final = " kind, movie_id, version, at, actor, movie::text "
-_GET: Final = "SELECT" + _COLUMNS + "FROM events WHERE movie_id = %s AND version = %s"
-_NEWEST: Final = "SELECT" + _COLUMNS + "FROM events WHERE movie_id = %s ORDER BY version DESC LIMIT 1"
 _HISTORY: Final = (
     "SELECT seq,"
     + _COLUMNS
@@ -46,6 +56,17 @@ _OF_MOVIE: Final[LiteralString] = "AND movie_id = %s "
 _OF_KINDS: Final[LiteralString] = "AND kind = ANY(%s) "
 _IN_ORDER: Final[LiteralString] = "ORDER BY seq LIMIT %s"
 _LAST: Final = "SELECT last_seq FROM change_log"
+# The timeline is another one after each recovery, from the moment on at which the server can be written to;
+# the table is another one after a restore. Files that were put back as they once were have both as they were,
+# but the server was stopped for that.
+_IDENTITY: Final = """
+    SELECT system_identifier::text
+        || '-' || CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END
+        || '-' || (SELECT oid FROM pg_database WHERE datname = current_database())
+        || '-' || 'change_log'::regclass::oid
+        || '-' || (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint
+    FROM pg_control_system()
+"""
 _HORIZON: Final = "SELECT horizon FROM change_log"
 _PRUNE: Final = """
     WITH old AS MATERIALIZED (
@@ -66,8 +87,8 @@ _PRUNE: Final = """
 #: How a server names the movie and the version that an event has already, in whatever language.
 _TAKEN: Final = re.compile(r"\)=\((\d+), (\d+)\)")
 
-#: From this many on, COPY is cheaper than statements.
-_BULK: Final = 20
+#: Events that are appended at once by a statement, at most; more are loaded in bulk.
+_FEW: Final = 100
 
 _KINDS: Final[dict[str, type[Event]]] = {
     "movie_added": MovieAdded,
@@ -79,6 +100,23 @@ _KINDS: Final[dict[str, type[Event]]] = {
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Movie).decode
+
+
+def as_event(name: str, movie_id: int, version: int, at: datetime, actor: str, movie: str) -> Event:  # noqa: PLR0913, PLR0917 - a row
+    """A row of the log as an event."""
+    return _KINDS[name](movie_id, version, at.astimezone(UTC), actor, _decode(movie))
+
+
+_GET: Final = Query(
+    "SELECT" + _COLUMNS + "FROM events WHERE movie_id = %s::bigint AND version = %s::bigint",
+    as_event,
+    binary=True,
+)
+_NEWEST: Final = Query(
+    "SELECT" + _COLUMNS + "FROM events WHERE movie_id = %s::bigint ORDER BY version DESC LIMIT 1",
+    as_event,
+    binary=True,
+)
 
 
 class PostgresEvents:
@@ -94,39 +132,36 @@ class PostgresEvents:
 
     async def append(self, *events: Event) -> None:
         """See the port."""
+        if not events:
+            return
         self.appended = True
+        if len(events) == 1:
+            await _APPEND.later(self._connection, _row(events[0]), partial(_refused, events[0]))
+            return
+        if len(events) <= _FEW:
+            rows = _encode([{"kind": kind(event), **asdict(event)} for event in events]).decode()
+            await _APPEND_SOME.later(self._connection, (rows,), partial(_refused, events[0]))
+            return
         try:
-            async with cursor(self._connection, tuple_row) as sink:
-                if len(events) < _BULK:
-                    for event in events:
-                        await sink.execute(_APPEND, _row(event))
-                    return
-                async with sink.copy(_LOAD) as copy:
-                    for event in events:
-                        await copy.write_row(_row(event))
+            async with cursor(self._connection, tuple_row).copy(_LOAD) as copy:
+                for event in events:
+                    await copy.write_row(_row(event))
         except UniqueViolation as error:
-            taken = _TAKEN.search(error.diag.message_detail or "")
-            movie_id, version = map(int, taken.groups()) if taken else (events[0].movie_id, events[0].version)
-            raise VersionConflict(movie_id, version - 1, version) from None
+            raise _refused(events[0], error) from None
 
     async def get(self, movie_id: int, version: int) -> Event | None:
         """See the port."""
-        return await self._find(_GET, movie_id, version)
+        return await _GET.row(self._connection, (bigint(movie_id), bigint(version)))
 
     async def newest(self, movie_id: int) -> Event | None:
         """See the port."""
-        return await self._find(_NEWEST, movie_id)
+        return await _NEWEST.row(self._connection, (bigint(movie_id),))
 
     async def prune(self, before: datetime, limit: int) -> int:
         """See the port."""
         async with cursor(self._connection, scalar_row) as asked:
             await asked.execute(_PRUNE, (before, limit))
             return int(await asked.fetchone() or 0)
-
-    async def _find(self, statement: LiteralString, *parameters: int) -> Event | None:
-        async with cursor(self._connection, args_row(as_event), binary=True) as asked:
-            await asked.execute(statement, parameters)
-            return await asked.fetchone()
 
 
 async def read_history(
@@ -144,6 +179,20 @@ async def read_last(connection: Connection) -> int:
         await asked.execute(_LAST)
         last: int | None = await asked.fetchone()
         return last or 0
+
+
+async def read_identity(connection: Connection) -> str:
+    """What tells this log from all others.
+
+    Raises:
+        Unavailable: the server is a replica, which has none of its own.
+    """
+    async with cursor(connection, scalar_row) as asked:
+        await asked.execute(_IDENTITY)
+        identity: str | None = await asked.fetchone()
+    if identity is None:
+        raise Unavailable("database", "it is a replica")
+    return identity
 
 
 async def read_changes(connection: Connection, query: ChangeQuery) -> Changes:
@@ -173,6 +222,15 @@ async def read_changes(connection: Connection, query: ChangeQuery) -> Changes:
     return Changes(tuple(found), found[-1].seq if len(found) == query.limit else max(query.after, last))
 
 
+def _refused(event: Event, error: psycopg.Error) -> Exception:
+    """What an error of the server means, of events of which `event` was the first."""
+    if not isinstance(error, UniqueViolation):
+        return error
+    taken = _TAKEN.search(error.diag.message_detail or "")
+    movie_id, version = map(int, taken.groups()) if taken else (event.movie_id, event.version)
+    return VersionConflict(movie_id, version - 1, version)
+
+
 def _row(event: Event) -> tuple[str, int, int, str, str, str]:
     return (
         kind(event),
@@ -188,8 +246,3 @@ def _change(  # noqa: PLR0913, PLR0917 - a row
     seq: int, name: str, movie_id: int, version: int, at: datetime, actor: str, movie: str
 ) -> Change:
     return Change(seq, as_event(name, movie_id, version, at, actor, movie))
-
-
-def as_event(name: str, movie_id: int, version: int, at: datetime, actor: str, movie: str) -> Event:  # noqa: PLR0913, PLR0917 - a row
-    """A row of the log as an event."""
-    return _KINDS[name](movie_id, version, at.astimezone(UTC), actor, _decode(movie))

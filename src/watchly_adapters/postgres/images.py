@@ -11,13 +11,13 @@ from psycopg.errors import UniqueViolation
 from psycopg.rows import args_row, tuple_row
 
 from watchly_adapters.postgres.pool import HostConnection, cursor
+from watchly_adapters.postgres.statements import Query, bigint
 from watchly_core.errors import IllegalTransition, ImageNotFound
 from watchly_core.images import Image, ImageRecord, ImageState
 
 _COLUMNS: Final = " key, width, height, format, bytes, state, movie_id, due_at, attempts, open_until "
 _ADD: Final = "INSERT INTO images (" + _COLUMNS + ") VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 _GET: Final = "SELECT" + _COLUMNS + "FROM images WHERE key = %s FOR UPDATE"
-_OF_MOVIE: Final = "SELECT" + _COLUMNS + 'FROM images WHERE movie_id = %s ORDER BY key COLLATE "C" FOR UPDATE'
 _DUE: Final = (
     "SELECT"
     + _COLUMNS
@@ -64,6 +64,13 @@ def _utc(at: datetime | None) -> datetime | None:
     return None if at is None else at.astimezone(UTC)
 
 
+_OF_MOVIE: Final = Query(
+    "SELECT" + _COLUMNS + 'FROM images WHERE movie_id = %s::bigint ORDER BY key COLLATE "C" FOR UPDATE',
+    _record,
+    binary=True,
+)
+
+
 class PostgresImageLedger:
     """Satisfies `ports.ImageLedger` on a connection that is inside a transaction."""
 
@@ -92,9 +99,7 @@ class PostgresImageLedger:
 
     async def of_movie(self, movie_id: int) -> Sequence[ImageRecord]:
         """See the port."""
-        async with self._cursor() as cursor:
-            await cursor.execute(_OF_MOVIE, (movie_id,))
-            return await cursor.fetchall()
+        return await _OF_MOVIE.rows(self._connection, (bigint(movie_id),))
 
     async def replace(self, record: ImageRecord) -> None:
         """See the port."""

@@ -11,98 +11,23 @@ from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
+from msgspec.structs import asdict
 from psycopg import AsyncCursor
 from psycopg.errors import UniqueViolation
 from psycopg.rows import args_row, scalar_row, tuple_row
 
 from watchly_adapters.postgres.pool import HostConnection, cursor
+from watchly_adapters.postgres.statements import Query, Statement, bigint
 from watchly_adapters.postgres.vocabulary import SELECT_UNKNOWN, Searched, Vocabulary, index
 from watchly_core.errors import MovieNotFound, Unavailable, VersionConflict
 from watchly_core.images import Image
 from watchly_core.movies import Movie, MovieDraft, created
 
-#: Times that no calendar of ours holds are read as none.
-CREATED_AT: Final = """
-    (CASE WHEN created_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN created_at END)
-"""
-UPDATED_AT: Final = """
-    (CASE WHEN updated_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN updated_at END)
-"""
-#: The columns of `Movie`, in the order of its fields.
-COLUMNS: Final = (
-    " id, title, description, release_year, genre, image_url, image::text AS image, version, "
-    + CREATED_AT
-    + " AS created_at, "
-    + UPDATED_AT
-    + " AS updated_at "
-)
-GET: Final = "SELECT" + COLUMNS + "FROM movies WHERE id = %s"
-_GET_LOCKED: Final = GET + " FOR UPDATE"
-_UNKNOWN: Final = "ARRAY(" + SELECT_UNKNOWN + ")"
-_ADD: Final = (
-    """
-    INSERT INTO movies (
-        title, description, release_year, genre, version, created_at, updated_at,
-        title_key, search, search_version
-    )
-    VALUES (%s, %s, %s, %s, 1, %s, %s, %s, %s::tsvector, 1)
-    RETURNING id,
-    """
-    + _UNKNOWN
-)
-#: The sequence of the ids: that of an adopted table may have any name.
-IDS: Final = """
-    coalesce(
-        pg_get_serial_sequence('movies', 'id')::regclass,
-        (SELECT d.refobjid::regclass FROM pg_attrdef a
-         JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid
-         JOIN pg_class c ON c.oid = d.refobjid AND c.relkind = 'S'
-         WHERE a.adrelid = 'movies'::regclass AND d.refclassid = 'pg_class'::regclass)
-    )
-"""
-_NEXT_IDS: Final = "SELECT nextval(" + IDS + ") FROM generate_series(1, %s)"
-_LOAD: Final = """
-    COPY movies (
-        id, title, description, release_year, genre, version, created_at, updated_at,
-        title_key, search, search_version
-    ) FROM STDIN
-"""
-_REPLACE: Final = (
-    """
-    UPDATE movies
-    SET title = %s, description = %s, release_year = %s, genre = %s, image_url = %s,
-        image = %s::text::jsonb, version = %s, created_at = %s, updated_at = %s,
-        title_key = %s, search = %s::tsvector, search_version = %s
-    WHERE id = %s
-    RETURNING
-    """
-    + _UNKNOWN
-)
-_RESTORE: Final = (
-    """
-    INSERT INTO movies (
-        id, title, description, release_year, genre, image_url, image, version, created_at, updated_at,
-        title_key, search, search_version
-    )
-    VALUES (%s, %s, %s, %s, %s, %s, %s::text::jsonb, %s, %s, %s, %s, %s::tsvector, %s)
-    RETURNING
-    """
-    + _UNKNOWN
-)
-_REMOVE: Final = "DELETE FROM movies WHERE id = %s"
-
 # Adding to an aware time takes a tenth of what `replace(tzinfo=UTC)` takes, and every row has two.
 _NAIVE: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - as the table holds times
 _AWARE: Final = _NAIVE.replace(tzinfo=UTC)
 
-#: So many new movies make statistics stale; the server itself looks after them a minute later.
-_MANY: Final = 5_000
-# Somebody else may be at it, or be building an index, which waits for this transaction.
-_ANALYZE: Final = "ANALYZE (SKIP_LOCKED) movies, trigrams"
-#: Movies of a bulk load that are prepared at once.
-_SLICE: Final = 100
-
-_encode_image = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode
 _decode_image = msgspec.json.Decoder(Image).decode
 
 
@@ -133,6 +58,125 @@ def as_movie(  # noqa: PLR0913, PLR0917 - a row
     )
 
 
+def _added(movie_id: int, unknown: list[str]) -> tuple[int, list[str]]:
+    return movie_id, unknown
+
+
+def _added_some(ids: list[int], unknown: list[str]) -> tuple[list[int], list[str]]:
+    return ids, unknown
+
+
+def _unknown(words: list[str]) -> list[str]:
+    return words
+
+
+#: Times that no calendar of ours holds are read as none.
+CREATED_AT: Final = """
+    (CASE WHEN created_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN created_at END)
+"""
+UPDATED_AT: Final = """
+    (CASE WHEN updated_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN updated_at END)
+"""
+#: The columns of `Movie`, in the order of its fields.
+COLUMNS: Final = (
+    " id, title, description, release_year, genre, image_url, image::text AS image, version, "
+    + CREATED_AT
+    + " AS created_at, "
+    + UPDATED_AT
+    + " AS updated_at "
+)
+GET: Final = "SELECT" + COLUMNS + "FROM movies WHERE id = %s"
+_GET_LOCKED: Final = Query(
+    "SELECT" + COLUMNS + "FROM movies WHERE id = %s::bigint FOR UPDATE", as_movie, binary=True
+)
+_UNKNOWN: Final = "ARRAY(" + SELECT_UNKNOWN + ")"
+_ADD: Final = Query(
+    """
+    INSERT INTO movies (
+        title, description, release_year, genre, version, created_at, updated_at,
+        title_key, search, search_version
+    )
+    VALUES (%s, %s, %s, %s, 1, %s, %s, %s, %s::tsvector, 1)
+    RETURNING id,
+    """
+    + _UNKNOWN,
+    _added,
+)
+# The ids come in the order in which the rows are inserted, which is that of their places; the sequence of an
+# adopted table may as well count down.
+_ADD_SOME: Final = Query(
+    """
+    WITH added AS (
+        INSERT INTO movies (
+            title, description, release_year, genre, version, created_at, updated_at,
+            title_key, search, search_version
+        )
+        SELECT title, description, release_year, genre, 1, %s::timestamp, %s::timestamp,
+            title_key, search::tsvector, 1
+        FROM ROWS FROM (json_to_recordset(%s::text::json) AS (
+            title text, description text, release_year integer, genre text, title_key text, search text
+        )) WITH ORDINALITY
+        ORDER BY ordinality
+        RETURNING id
+    )
+    SELECT ARRAY(SELECT id FROM added),
+    """
+    + _UNKNOWN,
+    _added_some,
+)
+#: The sequence of the ids: that of an adopted table may have any name.
+IDS: Final = """
+    coalesce(
+        pg_get_serial_sequence('movies', 'id')::regclass,
+        (SELECT d.refobjid::regclass FROM pg_attrdef a
+         JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid
+         JOIN pg_class c ON c.oid = d.refobjid AND c.relkind = 'S'
+         WHERE a.adrelid = 'movies'::regclass AND d.refclassid = 'pg_class'::regclass)
+    )
+"""
+_NEXT_IDS: Final = "SELECT nextval(" + IDS + ") FROM generate_series(1, %s)"
+_LOAD: Final = """
+    COPY movies (
+        id, title, description, release_year, genre, version, created_at, updated_at,
+        title_key, search, search_version
+    ) FROM STDIN
+"""
+_REPLACE: Final = Query(
+    """
+    UPDATE movies
+    SET title = %s, description = %s, release_year = %s, genre = %s, image_url = %s,
+        image = %s::text::jsonb, version = %s, created_at = %s, updated_at = %s,
+        title_key = %s, search = %s::tsvector, search_version = %s
+    WHERE id = %s::bigint
+    RETURNING
+    """
+    + _UNKNOWN,
+    _unknown,
+)
+_RESTORE: Final = Query(
+    """
+    INSERT INTO movies (
+        id, title, description, release_year, genre, image_url, image, version, created_at, updated_at,
+        title_key, search, search_version
+    )
+    VALUES (%s, %s, %s, %s, %s, %s, %s::text::jsonb, %s, %s, %s, %s, %s::tsvector, %s)
+    RETURNING
+    """
+    + _UNKNOWN,
+    _unknown,
+)
+_REMOVE: Final = Statement("DELETE FROM movies WHERE id = %s::bigint")
+
+#: So many new movies make statistics stale; the server itself looks after them a minute later.
+_MANY: Final = 5_000
+# Somebody else may be at it, or be building an index, which waits for this transaction.
+_ANALYZE: Final = "ANALYZE (SKIP_LOCKED) movies, trigrams"
+#: Movies that are added at once by a statement, at most; more are loaded in bulk.
+_FEW: Final = 100
+#: Movies of a bulk load that are prepared at once.
+_SLICE: Final = 100
+
+
 def stored_time(at: datetime | None) -> datetime | None:
     """A time as the table holds it."""
     return None if at is None else at.astimezone(UTC).replace(tzinfo=None)
@@ -160,22 +204,20 @@ class PostgresMovies:
         """See the port."""
         searched = index(draft)
         stored = stored_time(at)
-        async with cursor(self._connection, args_row(_added)) as sink:
-            await sink.execute(
-                _ADD,
-                (
-                    draft.title,
-                    draft.description,
-                    draft.release_year,
-                    draft.genre,
-                    stored,
-                    stored,
-                    searched.title_key,
-                    searched.search,
-                    searched.words,
-                ),
-            )
-            row = await sink.fetchone()
+        row = await _ADD.row(
+            self._connection,
+            (
+                draft.title,
+                draft.description,
+                draft.release_year,
+                draft.genre,
+                stored,
+                stored,
+                searched.title_key,
+                searched.search,
+                searched.words,
+            ),
+        )
         if row is None:  # RETURNING gives a row for each that is inserted
             raise Unavailable("database", "an insert gave no id")
         movie_id, unknown = row
@@ -184,6 +226,8 @@ class PostgresMovies:
 
     async def add_many(self, drafts: Sequence[MovieDraft], at: datetime) -> Sequence[Movie]:
         """See the port."""
+        if len(drafts) <= _FEW:
+            return await self._add_few(drafts, at)
         async with cursor(self._connection, scalar_row) as sink:
             await sink.execute(_NEXT_IDS, (len(drafts),))
             ids: list[int] = await sink.fetchall()
@@ -201,6 +245,22 @@ class PostgresMovies:
         self._loaded += len(movies)
         return movies
 
+    async def _add_few(self, drafts: Sequence[MovieDraft], at: datetime) -> Sequence[Movie]:
+        """By one statement, where COPY and its round trips would cost more."""
+        rows = []
+        words: set[str] = set()
+        for draft in drafts:
+            searched = index(draft)
+            words.update(searched.words)
+            rows.append({**asdict(draft), "title_key": searched.title_key, "search": searched.search})
+        stored = stored_time(at)
+        row = await _ADD_SOME.row(self._connection, (stored, stored, _encode(rows).decode(), list(words)))
+        if row is None or len(row[0]) != len(drafts):  # there is an id for each that is inserted
+            raise Unavailable("database", "an insert gave no ids")
+        ids, unknown = row
+        await self._vocabulary.add(unknown)
+        return [created(movie_id, draft, at) for movie_id, draft in zip(ids, drafts, strict=True)]
+
     async def tell_planner(self) -> None:
         """After a bulk load, let the planner know of it: without statistics it reads whole tables."""
         if self._loaded >= _MANY:
@@ -208,9 +268,7 @@ class PostgresMovies:
 
     async def get(self, movie_id: int) -> Movie:
         """See the port."""
-        async with movie_cursor(self._connection) as asked:
-            await asked.execute(_GET_LOCKED, (movie_id,))
-            movie = await asked.fetchone()
+        movie = await _GET_LOCKED.row(self._connection, (bigint(movie_id),))
         if movie is None:
             raise MovieNotFound(movie_id)
         return movie
@@ -218,29 +276,26 @@ class PostgresMovies:
     async def replace(self, movie: Movie) -> None:
         """See the port."""
         searched = index(movie)
-        async with cursor(self._connection, scalar_row) as sink:
-            await sink.execute(_REPLACE, (*_values(movie, searched), movie.id, searched.words))
-            unknown: list[str] | None = await sink.fetchone()
+        values = (*_values(movie, searched), bigint(movie.id), searched.words)
+        unknown = await _REPLACE.row(self._connection, values)
         if unknown is None:
             raise MovieNotFound(movie.id)
         await self._vocabulary.add(unknown)
 
     async def remove(self, movie_id: int) -> None:
         """See the port."""
-        done = await cursor(self._connection, tuple_row).execute(_REMOVE, (movie_id,))
-        if not done.rowcount:
+        if not await _REMOVE.count(self._connection, (bigint(movie_id),)):
             raise MovieNotFound(movie_id)
 
     async def restore(self, movie: Movie) -> None:
         """See the port."""
         searched = index(movie)
-        async with cursor(self._connection, scalar_row) as sink:
-            try:
-                await sink.execute(_RESTORE, (movie.id, *_values(movie, searched), searched.words))
-            except UniqueViolation:
-                raise VersionConflict(movie.id, movie.version - 1, movie.version) from None
-            unknown: list[str] = await sink.fetchone() or []
-        await self._vocabulary.add(unknown)
+        values = (movie.id, *_values(movie, searched), searched.words)
+        try:
+            unknown = await _RESTORE.row(self._connection, values)
+        except UniqueViolation:
+            raise VersionConflict(movie.id, movie.version - 1, movie.version) from None
+        await self._vocabulary.add(unknown or ())
 
 
 def _values(movie: Movie, searched: Searched) -> tuple[str | int | datetime | None, ...]:
@@ -251,7 +306,7 @@ def _values(movie: Movie, searched: Searched) -> tuple[str | int | datetime | No
         movie.release_year,
         movie.genre,
         movie.image_url,
-        None if movie.image is None else _encode_image(movie.image).decode(),
+        None if movie.image is None else _encode(movie.image).decode(),
         movie.version,
         stored_time(movie.created_at),
         stored_time(movie.updated_at),
@@ -259,10 +314,6 @@ def _values(movie: Movie, searched: Searched) -> tuple[str | int | datetime | No
         searched.search,
         movie.version,
     )
-
-
-def _added(movie_id: int, unknown: list[str]) -> tuple[int, list[str]]:
-    return movie_id, unknown
 
 
 def _rows(movies: Sequence[Movie], stored: str, words: set[str]) -> list[tuple[object, ...]]:

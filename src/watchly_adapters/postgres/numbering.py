@@ -16,14 +16,16 @@ import psycopg
 from psycopg.rows import scalar_row
 
 from watchly_adapters.postgres.pool import Connection, Pool, connect, cursor
+from watchly_adapters.postgres.statements import Query, Statement
 from watchly_core.errors import WatchlyError
 from watchly_core.signals import Signal
 from watchly_core.tasks import cancelled
 
 _WAITING: Final = "SELECT EXISTS (SELECT FROM events WHERE seq IS NULL)"
 # Apart from what follows: that sees what was committed before the lock was got, and no less.
-_LOCK: Final = "SELECT FROM change_log FOR UPDATE"
-_NUMBER: Final = """
+_LOCK: Final = Statement("SELECT FROM change_log FOR UPDATE")
+_NUMBER: Final = Query(
+    """
     WITH waiting AS MATERIALIZED (
         SELECT id FROM events WHERE seq IS NULL ORDER BY id LIMIT %s
     ), ordered AS MATERIALIZED (
@@ -34,8 +36,10 @@ _NUMBER: Final = """
         UPDATE change_log SET last_seq = last_seq + (SELECT count(*) FROM numbered)
     )
     SELECT count(*) FROM numbered
-"""
-_TELL: Final = "SELECT pg_notify('watchly_changes', '')"
+    """,
+    int,
+)
+_TELL: Final = Statement("SELECT pg_notify('watchly_changes', '')")
 _LISTEN: Final = "LISTEN watchly_changes"
 
 #: Events that are numbered in one transaction.
@@ -57,12 +61,10 @@ async def number(pool: Pool) -> None:
         Unavailable: the database does not answer.
     """
     while await pool.read(_waits):
-        async with pool.transaction() as connection, connection.pipeline():
-            await connection.execute(_LOCK)
-            async with cursor(connection, scalar_row) as numbered:
-                await numbered.execute(_NUMBER, (_BATCH,))
-                await connection.execute(_TELL)
-                count = await numbered.fetchone()
+        async with pool.transaction() as connection:
+            await _LOCK.later(connection)
+            count = await _NUMBER.row(connection, (_BATCH,))
+            await _TELL.later(connection)
         if count != _BATCH:
             return
 

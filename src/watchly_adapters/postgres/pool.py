@@ -15,7 +15,8 @@ from psycopg.pq import Format
 from psycopg.rows import AsyncRowFactory, TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from watchly_core.errors import Misconfigured, Unavailable
+from watchly_adapters.postgres.pipelines import PipelinedConnection
+from watchly_core.errors import Misconfigured, Unavailable, Undone
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ Connection: TypeAlias = psycopg.AsyncConnection[TupleRow]
 #: A connection whose rows may be of any kind.
 HostConnection: TypeAlias = psycopg.AsyncConnection[object]
 #: Runs a block inside a transaction on a connection.
-Begin: TypeAlias = Callable[[Connection], AbstractAsyncContextManager[object]]
+Begin: TypeAlias = Callable[[PipelinedConnection], AbstractAsyncContextManager[object]]
 
 #: Seconds for which a database that cannot be reached at start is asked again.
 START_WAIT: Final = 30.0
@@ -60,6 +61,8 @@ _BY_CLASS: Final = {
     "57": "the statement was ended by the server",
     "58": "the server's disk or system failed",
 }
+#: Those that come of what the transaction itself did: it was undone, and another one fares better.
+_UNDOING: Final = ("40", "54")
 
 
 @contextmanager
@@ -77,11 +80,16 @@ def translated() -> Iterator[None]:
         ReadOnlySqlTransaction,
         PoolClosed,
     ) as error:
-        raise Unavailable("database", _explain(error)) from error
+        failure = Undone if _class(error) in _UNDOING else Unavailable
+        raise failure("database", _explain(error)) from error
+
+
+def _class(error: psycopg.Error | PoolClosed) -> str:
+    return (getattr(error, "sqlstate", None) or "")[:2]
 
 
 def _explain(error: psycopg.Error | PoolClosed) -> str:
-    return _BY_CLASS.get((getattr(error, "sqlstate", None) or "")[:2], "the connection was lost or refused")
+    return _BY_CLASS.get(_class(error), "the connection was lost or refused")
 
 
 def cursor(
@@ -157,6 +165,7 @@ class Pool:
     def __init__(self, url: str, *, min_size: int = 2, max_size: int = 10) -> None:
         self._pool = AsyncConnectionPool(
             url,
+            connection_class=PipelinedConnection,
             open=False,
             min_size=min_size,
             max_size=max_size,
@@ -173,6 +182,16 @@ class Pool:
         )
         self._streams = asyncio.Semaphore(max(1, max_size // 2))
 
+    @property
+    def max_waiting(self) -> int:
+        """Callers that may wait for a connection at once."""
+        return self._pool.max_waiting
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a caller waits for one."""
+        return self._pool.timeout
+
     async def open(self) -> None:
         """Start connecting; connections that fail are tried again in the background."""
         await self._pool.open()
@@ -183,8 +202,8 @@ class Pool:
 
     @asynccontextmanager
     async def transaction(
-        self, begin: Begin = lambda connection: connection.transaction()
-    ) -> AsyncIterator[Connection]:
+        self, begin: Begin = PipelinedConnection.transacting
+    ) -> AsyncIterator[PipelinedConnection]:
         """Lend a connection inside a transaction, which commits when the block ends normally.
 
         `begin` says how. A connection that turns out to have died when the transaction begins is replaced:
@@ -235,7 +254,7 @@ class Pool:
         # Where transactions are serializable, looking up words would undo all writers but one.
         await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
 
-    async def _begin(self, stack: AsyncExitStack, begin: Begin) -> Connection:
+    async def _begin(self, stack: AsyncExitStack, begin: Begin) -> PipelinedConnection:
         async with AsyncExitStack() as attempt:
             connection = await attempt.enter_async_context(self._pool.connection())
             await attempt.enter_async_context(begin(connection))

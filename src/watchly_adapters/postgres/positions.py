@@ -1,33 +1,34 @@
-"""Positions: how far the server's log had got when a write was done, for a replica to be asked for it."""
+"""Positions: how far the server's log had got when a write was done, for a replica to be asked for it.
+
+Two writes may end when it has got equally far, and one of them be told of before the other can be seen. So
+each position has a mark of its own: whoever hears of one knows that its write, and no less, can be seen.
+"""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import AsyncIterator, Sequence
+import secrets
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import psycopg
-from psycopg import generators
-from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
-from watchly_adapters.postgres.pool import Connection
+from watchly_adapters.postgres.pipelines import PipelinedConnection, Sending
 from watchly_core.errors import InvalidPosition, WatchlyError
 
-_BEGIN: Final = b"BEGIN ISOLATION LEVEL READ COMMITTED"
 # What is flushed is on its way to the replicas. What is inserted may wait for somebody else's commit, or for
 # the next record; but where commits do not wait for the disk, only that holds them.
-_NEWEST: Final = b"""
+_NEWEST: Final = Sending(b"""
     SELECT CASE current_setting('synchronous_commit')
         WHEN 'off' THEN pg_current_wal_insert_lsn() ELSE pg_current_wal_flush_lsn()
     END
-"""
-# Both statements travel together, and the second one begins when the first is done.
-_COMMIT: Final = b"COMMIT;" + _NEWEST
+""")
 
-_POSITION: Final = re.compile(r"([0-9A-F]{1,8})/([0-9A-F]{1,8})")
+_POSITION: Final = re.compile(r"([0-9A-F]{1,8})/([0-9A-F]{1,8})(?:-[0-9a-f]{1,32})?")
 _HALF: Final = 32
 
 
@@ -53,47 +54,33 @@ class Positions:
     def __init__(self) -> None:
         self.newest: str | None = None
         self._place = 0
+        self._name, self._marks = secrets.token_hex(4), itertools.count()
 
     @asynccontextmanager
-    async def transaction(self, connection: Connection) -> AsyncIterator[None]:
-        """Run the block inside a transaction, which commits when it ends normally."""
-        await _send(connection, _BEGIN)
+    async def transaction(self, connection: PipelinedConnection) -> AsyncIterator[None]:
+        """Run the block inside a transaction, which commits when it ends normally.
+
+        It begins with the first statement, and the last ones travel with the commit.
+        """
         try:
+            await connection.begin()
             yield
+            (newest,) = await connection.end(_NEWEST)
         except BaseException as error:
             with suppress(psycopg.Error):
-                await connection.rollback()
                 if isinstance(error, WatchlyError):
                     # It tells of what somebody else did: a version, or a reply that was given before.
-                    self._note(await _send(connection, _NEWEST))
+                    self._note(*await connection.undo(_NEWEST))
+                else:
+                    await connection.undo()
             raise
-        results = await _send(connection, _COMMIT)
-        if results[0].command_status != b"COMMIT":
-            raise psycopg.errors.InFailedSqlTransaction(
-                "it went on after a statement had failed, and was undone"
-            )
         # It is done, whatever became of the question that travelled with it.
-        self._note(results)
+        self._note(newest)
 
-    def _note(self, results: Sequence[PGresult]) -> None:
-        if results[-1].status == ExecStatus.FATAL_ERROR:
+    def _note(self, newest: PGresult) -> None:
+        if newest.status == ExecStatus.FATAL_ERROR:
             return
-        text = (results[-1].get_value(0, 0) or b"").decode()
+        text = (newest.get_value(0, 0) or b"").decode()
         # Two transactions may end at the same time, and their answers come in any order.
-        if (place := read_position(text)) > self._place:
-            self._place, self.newest = place, text
-
-
-async def _send(connection: Connection, statements: bytes) -> Sequence[PGresult]:
-    """The results of some statements, of which the first has not failed.
-
-    They are sent as psycopg sends those that it begins and ends transactions with.
-
-    A cursor of its own for each of them would cost every write a tenth of its time.
-    """
-    async with connection.lock:
-        connection.pgconn.send_query(statements)
-        results: list[PGresult] = await connection.wait(generators.execute(connection.pgconn))
-    if results[0].status == ExecStatus.FATAL_ERROR:
-        raise error_from_result(results[0])
-    return results
+        if (place := read_position(text)) >= self._place:
+            self._place, self.newest = place, f"{text}-{self._name}{next(self._marks):x}"

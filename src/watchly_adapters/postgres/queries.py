@@ -16,13 +16,12 @@ from psycopg import sql
 from psycopg.rows import args_row, scalar_row, tuple_row
 
 from watchly_adapters.postgres.events import read_changes, read_history, read_last
+from watchly_adapters.postgres.merged_reads import MergedReads
 from watchly_adapters.postgres.movies import (
     COLUMNS,
     CREATED_AT,
-    GET,
     UPDATED_AT,
     as_movie,
-    movie_cursor,
     stored_time,
 )
 from watchly_adapters.postgres.numbering import number
@@ -35,7 +34,6 @@ from watchly_core.movies import MAX_ID, Movie, MovieDraft
 from watchly_core.queries import Column, GenreCount, MovieQuery, Order, Page, Position, moment
 from watchly_core.text import Pattern, Tier
 
-_FIND_BY_ID: Final = "SELECT" + COLUMNS + "FROM movies WHERE id > %s ORDER BY id LIMIT %s"
 # Of some hundred rows, because for a single one the planner trusts its luck and reads the whole table.
 _FINDS_ANY: Final = """
     WITH found AS MATERIALIZED (SELECT FROM movies WHERE search @@ %s::tsquery LIMIT 500)
@@ -83,10 +81,18 @@ class _Step(msgspec.Struct, frozen=True):
 
 
 class PostgresMovieQueries:
-    """Satisfies `ports.MovieQueries`: each call is one statement, and a few before it for mistyped words."""
+    """Satisfies `ports.MovieQueries`: each call is one statement, and a few before it for mistyped words.
+
+    Calls of the most frequent kinds share their statements, see `MergedReads`.
+    """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._merged = MergedReads(pool)
+
+    async def close(self) -> None:
+        """End the reads that many wait for."""
+        await self._merged.close()
 
     def at(self, position: str) -> Self:
         """See the port; the primary knows of every write."""
@@ -95,13 +101,7 @@ class PostgresMovieQueries:
 
     async def get(self, movie_id: int) -> Movie:
         """See the port."""
-
-        async def read(connection: Connection) -> Movie | None:
-            async with movie_cursor(connection) as asked:
-                await asked.execute(GET, (movie_id,))
-                return await asked.fetchone()
-
-        movie = await self._pool.read(read)
+        movie = await self._merged.get(movie_id)
         if movie is None:
             raise MovieNotFound(movie_id)
         return movie
@@ -127,15 +127,13 @@ class PostgresMovieQueries:
         return await self._pool.read(read)
 
     async def _find_by_id(self, query: MovieQuery) -> Page:
-        """The most frequent list, by a statement that stays prepared."""
-        after = query.cursor.position[0] if query.cursor else -MAX_ID - 2
-
-        async def read(connection: Connection) -> list[Movie]:
-            async with movie_cursor(connection) as asked:
-                await asked.execute(_FIND_BY_ID, (after, _at_most(query)))
-                return await asked.fetchall()
-
-        return Page.of([(movie, (movie.id,)) for movie in await self._pool.read(read)], query)
+        """The most frequent list."""
+        after = -MAX_ID - 2
+        if query.cursor is not None:
+            (position,) = query.cursor.position
+            after = position if isinstance(position, int) else after
+        movies = await self._merged.page(after, _at_most(query))
+        return Page.of([(movie, (movie.id,)) for movie in movies], query)
 
     async def count(self, query: MovieQuery) -> int:
         """See the port."""

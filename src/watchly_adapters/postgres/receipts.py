@@ -6,39 +6,51 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 import msgspec
-from psycopg.rows import args_row, tuple_row
 
-from watchly_adapters.postgres.pool import HostConnection, cursor
+from watchly_adapters.postgres.pool import HostConnection
+from watchly_adapters.postgres.statements import Query, Statement, both
 from watchly_core.errors import KeyReused, RequestInProgress
 from watchly_core.receipts import Claim, KeptReply
-
-# A lock of the transaction goes with it, also when its client is killed. No key has a space in it.
-_TRY_LOCK: Final = """
-    SELECT pg_try_advisory_xact_lock(hashtextextended('watchly.receipts ' || %s || ' ' || %s, 0))
-"""
-_FIND: Final = """
-    SELECT digest, status, headers::text, body FROM receipts
-    WHERE actor = %s AND key = %s AND expires_at > %s
-"""
-# What stands there is no longer good, or it would have been found.
-_KEEP: Final = """
-    INSERT INTO receipts (actor, key, digest, status, headers, body, expires_at)
-    VALUES (%s, %s, %s, %s, %s::text::json, %s, %s)
-    ON CONFLICT (actor, key) DO UPDATE
-    SET digest = excluded.digest, status = excluded.status, headers = excluded.headers,
-        body = excluded.body, expires_at = excluded.expires_at
-"""
-_EXPIRE: Final = """
-    DELETE FROM receipts WHERE (actor, key) IN (
-        SELECT actor, key FROM receipts WHERE expires_at <= %s
-        ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED
-    )
-"""
 
 _Headers: TypeAlias = tuple[tuple[str, str], ...]
 
 _encode_headers = msgspec.json.Encoder().encode
 _decode_headers = msgspec.json.Decoder(_Headers).decode
+
+
+def _row(digest: bytes, status: int, headers: str, body: bytes) -> tuple[bytes, KeptReply]:
+    return digest, KeptReply(status, _decode_headers(headers), body)
+
+
+# A lock of the transaction goes with it, also when its client is killed. No key has a space in it.
+_TRY_LOCK: Final = Query(
+    """
+    SELECT pg_try_advisory_xact_lock(hashtextextended('watchly.receipts ' || %s || ' ' || %s, 0))
+    """,
+    bool,
+)
+_FIND: Final = Query(
+    """
+    SELECT digest, status, headers::text, body FROM receipts
+    WHERE actor = %s AND key = %s AND expires_at > %s
+    """,
+    _row,
+    binary=True,
+)
+# What stands there is no longer good, or it would have been found.
+_KEEP: Final = Statement("""
+    INSERT INTO receipts (actor, key, digest, status, headers, body, expires_at)
+    VALUES (%s, %s, %s, %s, %s::text::json, %s, %s)
+    ON CONFLICT (actor, key) DO UPDATE
+    SET digest = excluded.digest, status = excluded.status, headers = excluded.headers,
+        body = excluded.body, expires_at = excluded.expires_at
+""")
+_EXPIRE: Final = Statement("""
+    DELETE FROM receipts WHERE (actor, key) IN (
+        SELECT actor, key FROM receipts WHERE expires_at <= %s
+        ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED
+    )
+""")
 
 
 class PostgresReceipts:
@@ -49,15 +61,11 @@ class PostgresReceipts:
 
     async def claim(self, claim: Claim, now: datetime) -> KeptReply | None:
         """See the port."""
-        async with cursor(self._connection, tuple_row) as asked:
-            await asked.execute(_TRY_LOCK, (claim.key, claim.actor))
-            mine = await asked.fetchone() == (True,)
-        # After the lock, in a statement of its own: whoever held it before has committed what this one sees.
-        async with cursor(self._connection, args_row(_row), binary=True) as found:
-            await found.execute(_FIND, (claim.actor, claim.key, now))
-            kept = await found.fetchone()
-        if kept is not None:
-            digest, reply = kept
+        # Found in a statement of its own: whoever held the lock before has committed what this one sees.
+        asked = (claim.key, claim.actor), (claim.actor, claim.key, now)
+        (mine,), kept = await both(self._connection, _TRY_LOCK, _FIND, asked)
+        if kept:
+            digest, reply = kept[0]
             if digest != claim.digest:
                 raise KeyReused
             return reply
@@ -69,13 +77,8 @@ class PostgresReceipts:
         """See the port."""
         headers = _encode_headers(reply.headers).decode()
         row = (claim.actor, claim.key, claim.digest, reply.status, headers, reply.body, until)
-        await cursor(self._connection, tuple_row).execute(_KEEP, row)
+        await _KEEP.later(self._connection, row)
 
     async def expire(self, now: datetime, limit: int) -> int:
         """See the port."""
-        done = await cursor(self._connection, tuple_row).execute(_EXPIRE, (now, limit))
-        return done.rowcount
-
-
-def _row(digest: bytes, status: int, headers: str, body: bytes) -> tuple[bytes, KeptReply]:
-    return digest, KeptReply(status, _decode_headers(headers), body)
+        return await _EXPIRE.count(self._connection, (now, limit))

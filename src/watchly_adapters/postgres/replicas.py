@@ -131,7 +131,7 @@ class ReplicaQueries:
         pool = self._replica.pool
         if pool is not None:
             try:
-                return await ask(PostgresMovieQueries(pool.at(self._place)))
+                return await ask(pool.queries(self._place))
             except (Unavailable, psycopg.Error) as error:
                 self._replica.failed(pool, error)
         return await ask(self._primary)
@@ -194,6 +194,7 @@ class Replica:
             finally:
                 self.pool = None
                 pool.cut()
+                await pool.queries(0).close()
                 await pool.close()
 
     async def _has_failed(self) -> bool:
@@ -217,17 +218,21 @@ class ReplicaPool(Pool):
         super().__init__(url, min_size=1, max_size=max_size)
         self._pool.timeout = _ACQUIRE_TIMEOUT
         self._place = 0
+        self._queries = PostgresMovieQueries(self)
         # For each of them, because behind one address there may be several replicas.
         self._reached: WeakKeyDictionary[Connection, int] = WeakKeyDictionary()
         self._connections: WeakSet[Connection] = WeakSet()
 
-    def at(self, place: int) -> ReplicaPool:
-        """These connections, for who wants this place to be reached."""
+    def queries(self, place: int) -> PostgresMovieQueries:
+        """Queries on these connections, for who wants this place to be reached.
+
+        Those who want none are answered together.
+        """
         if not place:
-            return self
+            return self._queries
         pool = copy(self)
         pool._place = place  # noqa: SLF001 - one of us
-        return pool
+        return PostgresMovieQueries(pool)
 
     def cut(self) -> None:
         """Cut every connection: what waits for an answer fails at once."""

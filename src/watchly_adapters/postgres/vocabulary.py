@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
-from psycopg.rows import scalar_row, tuple_row
+from psycopg.rows import scalar_row
 
 from watchly_adapters.postgres.pool import HostConnection, cursor
+from watchly_adapters.postgres.statements import Statement
 from watchly_core.movies import Movie, MovieDraft
 from watchly_core.text import (
     LEAST_CLOSENESS,
@@ -32,9 +33,9 @@ SELECT_UNKNOWN: Final = """
         WHERE trigrams.trigram = '  ' || left(given.word, 1) AND trigrams.word = given.word
     )
 """
-_LEARN: Final = """
+_LEARN: Final = Statement("""
     INSERT INTO trigrams (trigram, word, size) SELECT * FROM unnest(%s::text[], %s::text[], %s::integer[])
-"""
+""")
 # A word that two transactions learned at once is there twice.
 _CLOSE: Final = """
     (SELECT word FROM (
@@ -98,9 +99,7 @@ class Vocabulary:
             (trigram, word, len(found)) for word in words for found in [trigrams(word)] for trigram in found
         ]
         if rows:
-            await cursor(self._connection, tuple_row).execute(
-                _LEARN, tuple(map(list, zip(*rows, strict=True)))
-            )
+            await _LEARN.later(self._connection, tuple(map(list, zip(*rows, strict=True))))
 
 
 async def meant(connection: HostConnection, words: Iterable[str]) -> dict[str, dict[str, int]]:

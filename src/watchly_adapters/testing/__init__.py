@@ -12,7 +12,7 @@ A store of movies has nine: `movie_stores` (rows and transactions), `movie_lists
 counts), `movie_searches`, `positions`, `event_logs`, `image_ledgers`, `receipts`, `relay_ledgers`, and
 `histories`, which drives it beside the fake. Its people have five: `users`, `sessions`, `api_keys`,
 `signing_keys` and `throttles`. `image_stores`, `image_files`, `image_uploads` and `inspectors` are those of
-images.
+images, and `caches` is that of a cache.
 
 The suites run on pytest and anyio's plugin for it: ``pip install 'watchly[testing]'``.
 """

@@ -5,6 +5,7 @@ errors are named below. All times are aware datetimes in UTC with microseconds.
 """
 
 from watchly_core.clocks import Clock, Ticks
+from watchly_core.ports.caches import Cache
 from watchly_core.ports.images import (
     ImageFile,
     ImageFiles,
@@ -47,6 +48,7 @@ from watchly_core.ports.transactions import (
 
 __all__ = [
     "ApiKeyRepository",
+    "Cache",
     "ChangeSignal",
     "Clock",
     "Closable",

@@ -154,7 +154,7 @@ class EventLog(Protocol):
 
         Raises:
             VersionConflict: somebody else has just taken a version; nothing else can be done in the
-                transaction.
+                transaction. It may be raised later, but no later than where the transaction would commit.
         """
         ...
 

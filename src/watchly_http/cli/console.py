@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Iterable
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -11,6 +11,16 @@ from watchly_core.errors import Fault, Misconfigured
 
 if TYPE_CHECKING:
     from watchly_adapters.settings import Settings
+
+
+T = TypeVar("T")
+
+
+def run(work: Coroutine[object, object, T]) -> T:
+    """Do the work of a command, on an event loop of its own."""
+    import asyncio
+
+    return asyncio.run(work)
 
 
 def say(text: str) -> None:

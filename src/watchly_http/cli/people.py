@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -13,7 +12,7 @@ import click
 from watchly_core.errors import Misconfigured
 from watchly_core.passwords import MAX_PASSWORD
 from watchly_core.people import SYSTEM, Role, UserDraft, email_of
-from watchly_http.cli.console import read_settings, refuse_memory, show
+from watchly_http.cli.console import read_settings, refuse_memory, run, show
 
 if TYPE_CHECKING:
     from watchly_adapters.container import Container
@@ -108,14 +107,14 @@ def rotate(*, at_once: bool) -> None:
 def _with_people(do: Callable[[Container], Awaitable[None]]) -> None:
     from watchly_http.running import entered, running_database, with_secret
 
-    async def run(prepared: Settings) -> None:
+    async def with_parts(prepared: Settings) -> None:
         async with entered(prepared) as container:
             await do(container)
 
     settings = read_settings()
     refuse_memory(settings)
     with running_database(with_secret(settings)) as (prepared, _):
-        asyncio.run(run(prepared))
+        run(with_parts(prepared))
 
 
 def _ttl(text: str) -> timedelta:

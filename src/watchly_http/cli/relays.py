@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import click
 
-from watchly_http.cli.console import read_settings, refuse_memory, say, show
+from watchly_http.cli.console import read_settings, refuse_memory, run, say, show
 
 if TYPE_CHECKING:
     from watchly_adapters.settings import Settings
@@ -36,10 +35,10 @@ def relay(*, retry_dead: bool) -> None:
     refuse_memory(settings)
     with running_database(settings) as (prepared, _):
         if retry_dead:
-            say(f"messages due again: {asyncio.run(_revive(prepared))}")
+            say(f"messages due again: {run(_revive(prepared))}")
             return
         logs.configure(prepared)
-        asyncio.run(_relay(prepared))
+        run(_relay(prepared))
 
 
 async def _revive(settings: Settings) -> int:
@@ -50,6 +49,8 @@ async def _revive(settings: Settings) -> int:
 
 
 async def _relay(settings: Settings) -> None:
+    import asyncio
+
     from watchly_http.relaying import relaying
     from watchly_http.running import entered
 
@@ -137,10 +138,10 @@ def remove_webhook(name: str) -> None:
 def _on_webhooks(settings: Settings, do: Callable[[Webhooks], Awaitable[None]]) -> None:
     from watchly_http.running import entered, running_database
 
-    async def run(prepared: Settings) -> None:
+    async def with_parts(prepared: Settings) -> None:
         async with entered(prepared) as container:
             await do(container.webhooks())
 
     refuse_memory(settings)
     with running_database(settings) as (prepared, _):
-        asyncio.run(run(prepared))
+        run(with_parts(prepared))

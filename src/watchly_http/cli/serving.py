@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Final
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from watchly_core.errors import Misconfigured
-from watchly_http.cli.console import read_settings, say
+from watchly_http.cli.console import read_settings, run, say
 
 if TYPE_CHECKING:
     from watchly_adapters.settings import Settings
@@ -57,7 +56,7 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     _refuse_open(settings)
     logs.configure(settings)
     # The framework takes as long to load as the database to start: do both at once.
-    loading = threading.Thread(target=importlib.import_module, args=("watchly_http.app",))
+    loading = threading.Thread(target=_load)
     loading.start()
     # Before there is anything to drain, every way of asking for a stop is the same.
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -66,7 +65,7 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
         with ExitStack() as stack:
             prepared, keep = serving(settings, stack)
             if settings.auth and settings.database_url is None:
-                asyncio.run(_make_first_key(prepared))
+                run(_make_first_key(prepared))
             loading.join()
             sys.exit(_run(prepared, keep))
     except KeyboardInterrupt:
@@ -75,11 +74,21 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
         loading.join()  # a module that is still loading takes the end of the interpreter for a fault
 
 
+def _load() -> None:
+    """Load what every worker needs: once, and before they part, so that they share its memory."""
+    importlib.import_module("watchly_http.app")
+    # Whoever has no libraries for accounts is told so by the container.
+    with suppress(ImportError):
+        importlib.import_module("watchly_adapters.security.passwords")
+        importlib.import_module("watchly_adapters.security.tokens")
+
+
 def _run(settings: Settings, keep: Callable[[], None] | None) -> int:
     import structlog
     from litestar import Litestar
 
     from watchly_adapters.container import Container
+    from watchly_adapters.tallies import Tallies
     from watchly_http.app import create_app
     from watchly_http.server import serve as serve_workers
 
@@ -95,16 +104,19 @@ def _run(settings: Settings, keep: Callable[[], None] | None) -> int:
             structlog.stdlib.get_logger("watchly.serving").warning("AUTH is off: everybody may do everything")
         say(f"Watchly answers at {url} (documentation: {url}/docs)")
 
-    return serve_workers(
-        load_app,
-        host=settings.host,
-        port=settings.port,
-        workers=settings.workers,
-        drain_timeout=settings.drain_timeout.total_seconds(),
-        notice=1.0 if settings.environment == "production" else 0.0,
-        on_listening=tell,
-        keep=keep,
-    )
+    with Tallies() as tallies:
+        return serve_workers(
+            load_app,
+            host=settings.host,
+            port=settings.port,
+            workers=settings.workers,
+            drain_timeout=settings.drain_timeout.total_seconds(),
+            notice=1.0 if settings.environment == "production" else 0.0,
+            on_listening=tell,
+            on_birth=tallies.join,
+            on_death=tallies.forget,
+            keep=keep,
+        )
 
 
 def _refuse_open(settings: Settings) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import ExitStack, aclosing
@@ -11,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from watchly_http.cli.console import in_one_line, read_settings, refuse_memory, say
+from watchly_http.cli.console import in_one_line, read_settings, refuse_memory, run, say
 
 if TYPE_CHECKING:
     from watchly_adapters.settings import Settings
@@ -78,7 +77,7 @@ def import_(  # noqa: PLR0913, PLR0917 - options
         prepared, _ = stack.enter_context(running_database(settings))
         rows = stack.enter_context(opened_rows(path, form, ignore_unknown=ignore_unknown))
         rejected_to = stack.enter_context(rejects.open("wb")) if rejects else None
-        asyncio.run(_import(prepared, rows, rejected_to, skip=on_error == "skip", dry_run=dry_run))
+        run(_import(prepared, rows, rejected_to, skip=on_error == "skip", dry_run=dry_run))
 
 
 async def _import(
@@ -160,10 +159,10 @@ def export(  # noqa: PLR0913, PLR0917 - options
     refuse_memory(settings)
     with running_database(settings) as (prepared, _):
         if output is None:
-            asyncio.run(_export(prepared, query, form, sys.stdout.buffer))
+            run(_export(prepared, query, form, sys.stdout.buffer))
             return
         with completed(output) as file:
-            asyncio.run(_export(prepared, query, form, file))
+            run(_export(prepared, query, form, file))
 
 
 async def _export(settings: Settings, query: MovieQuery, form: Form, out: IO[bytes]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from watchly_core.errors import Unavailable
-from watchly_http.cli.console import read_settings, refuse_memory, say
+from watchly_http.cli.console import read_settings, refuse_memory, run, say
 
 if TYPE_CHECKING:
     from watchly_adapters.settings import Settings
@@ -53,7 +52,7 @@ def sweep(*, retry_dead: bool) -> None:
     settings = read_settings()
     refuse_memory(settings)
     with running_database(settings) as (prepared, _):
-        asyncio.run(_sweep(prepared, retry_dead=retry_dead))
+        run(_sweep(prepared, retry_dead=retry_dead))
 
 
 async def _sweep(settings: Settings, *, retry_dead: bool) -> None:
@@ -101,12 +100,12 @@ def reindex() -> None:
     with started(settings) as running:
         url = str(running.database_url)
         filled = 0
-        if asyncio.run(pending(url)):
+        if run(pending(url)):
             # Migrating fills the rows as well.
-            found = asyncio.run(waiting(url))
-            asyncio.run(migrate(url))
-            filled = found - asyncio.run(waiting(url))
-        say(f"movies indexed: {filled + asyncio.run(fill(url))}")
+            found = run(waiting(url))
+            run(migrate(url))
+            filled = found - run(waiting(url))
+        say(f"movies indexed: {filled + run(fill(url))}")
 
 
 @click.command()
@@ -133,7 +132,7 @@ def rebuild(*, check: bool, apply: bool) -> None:
     settings = read_settings()
     refuse_memory(settings)
     with started(settings) as running:
-        found = asyncio.run(compare(str(running.database_url), apply=apply))
+        found = run(compare(str(running.database_url), apply=apply))
     for name, count in msgspec.structs.asdict(found).items():
         click.echo(f"{name}: {count}")
     if apply:

@@ -1,0 +1,7 @@
+"""Watchly and what people would pick instead: the same work on the same movies, side by side.
+
+- `servers` knows how each is installed, started, watched and stopped;
+- `loads` the requests that each is sent, and `load.lua` sends them by wrk;
+- `library` measures the catalogue without HTTP;
+- `report` makes a table and a plot of what was found.
+"""

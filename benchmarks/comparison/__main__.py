@@ -1,0 +1,258 @@
+"""Watchly and its peers on the same real movies, one after another; see the package.
+
+Prints the tables; `--write` also writes docs/reference/performance.md and its plot. Everything listens on
+loopback only, and lives below a temporary folder, the peers' packages as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+import psycopg
+from benchmarks.comparison import library, report
+from benchmarks.comparison.loads import (
+    LOADS,
+    ONE,
+    Figure,
+    Sender,
+    Work,
+    attach,
+    check_answers,
+    check_wrk,
+    marks,
+    noise,
+)
+from benchmarks.comparison.report import Findings, Key
+from benchmarks.comparison.servers import (
+    BARE,
+    BINARIES,
+    CACHED,
+    EXPRESS,
+    FASTAPI,
+    FASTIFY,
+    IMAGE_FILE,
+    OWN,
+    WATCHLY,
+    Contestant,
+    Missing,
+    Running,
+    install,
+    running,
+)
+from benchmarks.films import real_films, write_films
+from psycopg.conninfo import conninfo_to_dict
+
+from watchly_adapters.embedded import EmbeddedPostgres
+
+EVERYBODY: Final = (WATCHLY, CACHED, FASTIFY, BARE, EXPRESS, FASTAPI)
+#: Of those that are compared in short: one of Node and one of Python.
+A_FEW: Final = (WATCHLY, CACHED, FASTIFY, BARE)
+CONNECTIONS: Final = (32, 256)
+ROUNDS: Final = 3
+SECONDS: Final = 3
+CALLS: Final = 10_000
+_FILLS: Final = 3
+PAGE: Final = Path(__file__).parents[2] / "docs" / "reference" / "performance.md"
+
+#: Nobody else's queries use these indexes, and each makes every write dearer.
+_DROP_OUR_OWN: Final = """
+    DROP TRIGGER zzz_watchly_note_foreign_write ON movies;
+    DROP TRIGGER zzz_watchly_note_foreign_insert ON movies;
+    DROP TRIGGER zzz_watchly_keep_updated_at ON movies;
+    DROP INDEX watchly_movies_search, watchly_movies_title, watchly_movies_genre, watchly_movies_unsearched,
+        watchly_movies_release_year, watchly_movies_release_year_down,
+        watchly_movies_created_at, watchly_movies_created_at_down,
+        watchly_movies_updated_at, watchly_movies_updated_at_down;
+"""
+
+
+class Database:
+    """An embedded PostgreSQL with the films, and copies of it: each server starts on one of its own."""
+
+    def __init__(self, url: str, home: Path) -> None:
+        self._url = url
+        self._home = home
+        self._secret = secrets.token_urlsafe(32)
+        self.images = home.with_name("posters")
+
+    def environment(self, url: str) -> dict[str, str]:
+        """What Watchly and the peers are told, the latter as libpq is."""
+        parts = conninfo_to_dict(url)
+        return {
+            "WATCHLY_HOME": str(self._home),
+            "DATABASE_URL": url,
+            "SECRET_KEY": self._secret,
+            "PGHOST": str(parts["host"]),
+            "PGPORT": str(parts["port"]),
+            "PGUSER": str(parts["user"]),
+            "PGDATABASE": str(parts["dbname"]),
+            "IMAGES": str(self.images),
+        }
+
+    def told(self, url: str, *words: str) -> str:
+        """What a command of Watchly's prints."""
+        done = subprocess.run(
+            [str(BINARIES / "watchly"), *words],
+            env={**os.environ, **self.environment(url)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise SystemExit(f"watchly {' '.join(words)} failed: {done.stderr}")
+        return done.stdout.strip()
+
+    def fill(self, folder: Path) -> list[int]:
+        """Import the films; their ids."""
+        path = folder / "films.csv"
+        write_films(path)
+        self.told(self._url, "migrate")
+        self.told(self._url, "import", str(path))
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            connection.execute("VACUUM (FREEZE, ANALYZE)")
+            return [number for (number,) in connection.execute("SELECT id FROM movies ORDER BY id")]
+
+    def postmaster(self) -> int:
+        """Its first process."""
+        return int((self._home / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
+
+    @contextmanager
+    def copy(self, *, own: bool) -> Iterator[str]:
+        """The URL of a copy; one for a peer has none of Watchly's triggers and indexes."""
+        url = urlsplit(self._url)._replace(path="/compared").geturl()
+        # A connection to a database is in the way of copying it.
+        maintenance = urlsplit(self._url)._replace(path="/postgres").geturl()
+        with psycopg.connect(maintenance, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE compared TEMPLATE watchly")
+            try:
+                if not own:
+                    with psycopg.connect(url, autocommit=True) as copied:
+                        copied.execute(_DROP_OUR_OWN)
+                connection.execute("CHECKPOINT")
+                yield url
+            finally:
+                connection.execute("DROP DATABASE compared WITH (FORCE)")
+
+
+def installed(names: Sequence[str], folder: Path) -> tuple[list[Contestant], dict[str, str]]:
+    """Who can be started, and why the others cannot."""
+    ready, missing = [], {}
+    for name in names:
+        try:
+            ready.append(install(name, folder))
+        except Missing as error:
+            missing[name] = str(error)
+        print(f"{name}: {missing.get(name, 'ready')}", file=sys.stderr)
+    return ready, missing
+
+
+class Extent(NamedTuple):
+    """How much is measured."""
+
+    rounds: int
+    seconds: int
+    connections: tuple[int, ...] = CONNECTIONS
+    servers: tuple[str, ...] = EVERYBODY
+
+
+def loaded(
+    server: Running, work: Work, sender: Sender, token: str, extent: Extent
+) -> Iterator[tuple[Key, Figure]]:
+    """What each load on a server gives."""
+    for load in LOADS:
+        requests = work.requests(load, server)
+        for connections in extent.connections if requests else ():
+            yield Key(server.name, load, connections), sender.send(server, requests, connections, token)
+
+
+def compare(database: Database, folder: Path, extent: Extent) -> Findings:
+    """Every load on every server, round by round, each round in the other order."""
+    rounds, seconds = extent.rounds, extent.seconds
+    films = real_films()
+    ids = database.fill(folder)
+    poster = noise()
+    database.images.mkdir()
+    (database.images / IMAGE_FILE).write_bytes(poster)
+    contestants, missing = installed(extent.servers, folder)
+    sender = Sender(folder, database.postmaster(), seconds)
+    figures: dict[Key, list[Figure]] = defaultdict(list)
+    idle: dict[str, int] = {}
+    work: Work | None = None
+    for turn in range(rounds):
+        for contestant in contestants if turn % 2 == 0 else reversed(contestants):
+            own, state = contestant.name in OWN, "done"
+            with database.copy(own=own) as url, ExitStack() as stack:
+                token = database.told(url, "token", "--ttl", "1h") if own else ""
+                try:
+                    server = stack.enter_context(running(contestant, database.environment(url)))
+                except Missing as error:
+                    if own:
+                        raise SystemExit(f"{contestant.name}: {error}") from None
+                    state = missing[contestant.name] = str(error)
+                else:
+                    idle.setdefault(server.name, server.memory())
+                    if own:
+                        attach(server, poster, ids[0], token)
+                        # Watchly is the first one of all, and tells its cursors.
+                        work = work or Work(ids, films, marks(server))
+                    if work is None:
+                        raise SystemExit("Watchly is missing")
+                    check_answers(server, work)
+                    # A cache of each of two processes is filled by some hundred thousand requests.
+                    for _ in range(_FILLS if contestant.name == CACHED else 1):
+                        sender.send(server, work.requests(ONE, server), CONNECTIONS[0], token)
+                    for key, figure in loaded(server, work, sender, token, extent):
+                        figures[key].append(figure)
+            print(f"round {turn + 1} of {rounds}: {contestant.name} {state}", file=sys.stderr)
+    with database.copy(own=True) as url:
+        timings = library.measure(url, ids, films, CALLS * seconds // SECONDS)
+    command = "nox -s bench" if (rounds, seconds) == (ROUNDS, SECONDS) else "python -m benchmarks.comparison"
+    return Findings(figures, idle, timings, missing, command, rounds, seconds)
+
+
+def main() -> None:
+    """Measure, and tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="of each load")
+    parser.add_argument("--short", action="store_true", help="one round of a second: that all of it runs")
+    parser.add_argument("--write", action="store_true", help="write the page of the reference, and its plot")
+    given = parser.parse_args()
+    extent = Extent(1, 1, CONNECTIONS[:1], A_FEW) if given.short else Extent(given.rounds, given.seconds)
+    # Who ends this ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        check_wrk()
+    except Missing as error:
+        print(f"nothing is compared: {error}")
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        # As root the database runs as another user, who has to reach its home.
+        folder.chmod(0o711)
+        home = folder / "home"
+        with EmbeddedPostgres(home) as url:
+            found = compare(Database(url, home), folder, extent)
+        plot = folder / "performance.svg"
+        report.draw(found, plot)
+        print(report.page(found, ""))
+        if given.write:
+            PAGE.parent.mkdir(exist_ok=True)
+            PAGE.with_suffix(".svg").write_bytes(plot.read_bytes())
+            PAGE.write_text(report.page(found, "performance.svg"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
