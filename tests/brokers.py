@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import nats
 from nats.js.client import JetStreamContext
 
+from tests.daemons import Daemon
 from watchly_adapters.nats import STREAM
 
 NATS_SERVER = str(Path(sys.executable).with_name("nats-server"))
-START_LIMIT = 30.0
 
 
-class Nats:
+class Nats(Daemon):
     """A server with a JetStream in a folder; it keeps its port and its folder when it is started again.
 
     Attributes:
@@ -32,71 +26,31 @@ class Nats:
     """
 
     def __init__(self, folder: Path, *options: str) -> None:
-        self._folder, self._options = folder, options
+        super().__init__(folder)
+        self._options = options
+        self._ports = folder / "ports"
         self._port = -1
-        self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
-    def start(self) -> None:
-        """Start it, and wait until it listens."""
-        ports = self._folder / "ports"
-        ports.mkdir(parents=True, exist_ok=True)
-        address = ("-a", "127.0.0.1", "-p", str(self._port))
-        with (self._folder / "log").open("a") as log:
-            self._process = subprocess.Popen(
-                [
-                    NATS_SERVER,
-                    *address,
-                    "-js",
-                    "-sd",
-                    self._folder,
-                    "--ports_file_dir",
-                    ports,
-                    *self._options,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        found = ports / f"nats-server_{self._process.pid}.ports"
-        deadline = time.monotonic() + START_LIMIT
-        while not self._listens(found):
-            assert self._process.poll() is None, (self._folder / "log").read_text()
-            assert time.monotonic() < deadline, "the server did not start in time"
-            time.sleep(0.01)  # between looks, not in place of one
+    def command(self) -> Sequence[str | Path]:
+        """See `Daemon`."""
+        self._ports.mkdir(exist_ok=True)
+        return [
+            NATS_SERVER,
+            *("-a", "127.0.0.1", "-p", str(self._port), "-js", "-sd", self._folder),
+            *("--ports_file_dir", self._ports),
+            *self._options,
+        ]
 
-    def _listens(self, found: Path) -> bool:
+    def answers(self, pid: int) -> bool:
+        """See `Daemon`."""
         try:
-            (self.url,) = json.loads(found.read_text())["nats"]
+            (self.url,) = json.loads((self._ports / f"nats-server_{pid}.ports").read_text())["nats"]
             self._port = int(self.url.rpartition(":")[2])
             socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
         except (OSError, ValueError):
             return False
         return True
-
-    def stop(self, number: int = signal.SIGKILL) -> None:
-        """End it."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
-            self._process.send_signal(number)
-            self._process.wait(30)
-            self._process = None
-
-    def freeze(self) -> None:
-        """Keep it from doing anything; connections stay open."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-        # All its threads: one that had not heard yet might answer.
-        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 @asynccontextmanager

@@ -692,6 +692,16 @@ async def sharing(cache: Cache, number: int = 2) -> AsyncIterator[list[Process]]
         yield [await stack.enter_async_context(running(store, cache)) for _ in range(number)]
 
 
+async def handed_on(one: Process, other: Process) -> Movie:
+    """A movie that both know of, and that one has read and shared."""
+    movie = await one.catalogue.add({"title": "Heat"})
+    await one.settle()
+    await other.settle()
+    await one.cached.get(movie.id)
+    await one.shared()
+    return movie
+
+
 async def test_what_one_process_has_read_another_one_need_not(
     database_url: str, valkey_server: ValkeyServer
 ) -> None:
@@ -763,11 +773,7 @@ class Hesitant(MemoryCache):
 async def test_who_sends_a_position_believes_no_answer_of_another_that_may_be_older() -> None:
     cache = Hesitant()
     async with sharing(cache) as (one, other):
-        movie = await one.catalogue.add({"title": "Heat"})
-        await one.settle()
-        await other.settle()
-        await one.cached.get(movie.id)
-        await one.shared()
+        movie = await handed_on(one, other)
         gate = other.primary.close("changes", "last_change")
         await other.primary.holds(1)
         revised = await one.catalogue.revise(movie.id, {"title": "Heat 2"})
@@ -849,11 +855,7 @@ async def test_two_catalogues_on_one_valkey_never_mix(valkey_server: ValkeyServe
 async def test_another_format_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = MemoryCache()
     async with sharing(cache) as (one, other):
-        movie = await one.catalogue.add({"title": "Heat"})
-        await one.settle()
-        await other.settle()
-        await one.cached.get(movie.id)
-        await one.shared()
+        movie = await handed_on(one, other)
         monkeypatch.setattr(kept, "FORMAT", kept.FORMAT + 1)
         assert await other.cached.get(movie.id) == movie
         assert other.filled == 1

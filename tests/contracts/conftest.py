@@ -28,6 +28,15 @@ def pillow() -> Iterator[PillowInspector]:
     inspector.close()
 
 
+@pytest.fixture(params=["memory", "postgres"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """An empty store of movies: the fake, or PostgreSQL."""
+    if request.param == "memory":
+        return MemoryDatabase()
+    database: Store = request.getfixturevalue("postgres")
+    return database
+
+
 @pytest.fixture
 async def cached(postgres: PostgresDatabase) -> AsyncIterator[CachedStore]:
     """PostgreSQL, read through a cache of this process."""

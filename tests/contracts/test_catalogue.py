@@ -14,7 +14,7 @@ import pytest
 from tests.houses import ADA, KEY
 from tests.legacy import leave
 
-from watchly_adapters.memory import MemoryDatabase, MemoryImages
+from watchly_adapters.memory import MemoryImages
 from watchly_adapters.testing.stores import Store, events_of
 from watchly_core.catalogue import Catalogue
 from watchly_core.errors import (
@@ -57,14 +57,6 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture(params=["memory", "postgres"])
-def store(request: pytest.FixtureRequest) -> Store:
-    if request.param == "memory":
-        return MemoryDatabase()
-    database: Store = request.getfixturevalue("postgres")
-    return database
 
 
 @pytest.fixture
