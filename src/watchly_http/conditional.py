@@ -42,18 +42,19 @@ def matches(request: Request, tag: str) -> bool:
     )
 
 
-def tagged_answer(thing: Movie | User, *headers: tuple[bytes, bytes], status: int = 200) -> Answer:
-    """An answer that holds one movie or user, with its entity tag and these headers."""
-    return json_answer(_encode(thing), (b"etag", etag(thing).encode()), *headers, status=status)
+def tagged_answer(
+    thing: Movie | User, *headers: tuple[bytes, bytes], tag: str | None = None, status: int = 200
+) -> Answer:
+    """An answer that holds one movie or user, with its entity tag, or this one, and these headers."""
+    return json_answer(_encode(thing), (b"etag", (tag or etag(thing)).encode()), *headers, status=status)
 
 
 def conditional_answer(request: Request, thing: Movie | User, tag: str | None = None) -> Answer:
     """The answer to a GET of one movie or user: 304 where the client has it as it is under this tag."""
     tag = tag or etag(thing)
-    header = (b"etag", tag.encode())
     if matches(request, tag):
-        return Answer(304, (header,), b"")
-    return json_answer(_encode(thing), header)
+        return Answer(304, ((b"etag", tag.encode()),), b"")
+    return tagged_answer(thing, tag=tag)
 
 
 class Precondition(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from psycopg.rows import tuple_row
 
 from watchly_adapters.postgres.movies import COLUMNS, GET, as_movie, movie_cursor
 from watchly_adapters.postgres.pool import Connection, Pool, cursor, translated
+from watchly_adapters.postgres.statements import bigint
 from watchly_core.merging import Merging
 from watchly_core.movies import Movie
 
@@ -31,8 +32,6 @@ _PAGES: Final = (
     """
 )
 
-#: Ids beyond these are not even numbers to the server, and no movie's.
-_IDS: Final = range(-(2**63), 2**63)
 #: A page of more movies than this is read by itself: others would wait for it.
 _MOST_MERGED: Final = 100
 
@@ -61,7 +60,7 @@ class MergedReads:
         Raises:
             Unavailable: see `Pool.read`.
         """
-        if movie_id not in _IDS:
+        if bigint(movie_id) is None:
             return None
         found = await self._merging.ask(movie_id)
         return found[0] if found else None

@@ -55,6 +55,7 @@ class Sending(NamedTuple):
     refused: Refused | None = None
 
 
+# Where transactions are serializable, looking up words would undo all writers but one.
 _BEGIN: Final = Sending(b"BEGIN ISOLATION LEVEL READ COMMITTED")
 _COMMIT: Final = Sending(b"COMMIT")
 _ROLLBACK: Final = Sending(b"ROLLBACK")

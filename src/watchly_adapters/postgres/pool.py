@@ -250,9 +250,7 @@ class Pool:
             self._streams.release()
 
     async def _configure(self, connection: Connection) -> None:
-        """Prepare a new connection."""
-        # Where transactions are serializable, looking up words would undo all writers but one.
-        await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+        """Prepare a new connection: pools of other kinds do."""
 
     async def _begin(self, stack: AsyncExitStack, begin: Begin) -> PipelinedConnection:
         async with AsyncExitStack() as attempt:
