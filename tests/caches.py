@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from itertools import count
@@ -269,9 +269,16 @@ class _NotedMovies:
     async def get(self, movie_id: int) -> Movie:
         return await self._real.get(movie_id)
 
+    async def get_free(self, movie_ids: Collection[int]) -> Sequence[Movie]:
+        return await self._real.get_free(movie_ids)
+
     async def replace(self, movie: Movie) -> None:
         await self._real.replace(movie)
         self.written.append(movie)
+
+    async def replace_many(self, movies: Sequence[Movie]) -> None:
+        await self._real.replace_many(movies)
+        self.written += movies
 
     async def remove(self, movie_id: int) -> None:
         movie = await self._real.get(movie_id)
@@ -287,6 +294,7 @@ class _NotedTransaction:
     """A transaction of which only the movies matter."""
 
     def __init__(self, real: Transaction) -> None:
+        self._real = real
         self.movies = _NotedMovies(real.movies)
         self.events, self.images, self.receipts, self.relays = (
             real.events,
@@ -296,6 +304,9 @@ class _NotedTransaction:
         )
         self.users, self.sessions, self.api_keys = real.users, real.sessions, real.api_keys
         self.signing_keys, self.throttles = real.signing_keys, real.throttles
+
+    async def hurry(self) -> None:
+        await self._real.hurry()
 
 
 class NotedTransactions:

@@ -6,6 +6,7 @@ Libraries are loaded by the fixtures that need them, so that the core's tests ru
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import shutil
@@ -27,6 +28,20 @@ if TYPE_CHECKING:
     from watchly_adapters.postgres import PostgresDatabase
 
 SERVER_URL = os.environ.get("TEST_DATABASE_URL")
+#: Objects that are made until garbage is looked for: most are of an application, and stay for its test.
+GARBAGE = 20_000
+
+
+def pytest_configure() -> None:
+    """Make the tests without looking for garbage: all of them stay until the end."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage from here on, and not among the tests, which are more than all that they make."""
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
+    gc.enable()
 
 
 def pytest_report_header() -> str:

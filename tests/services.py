@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from tests.preloaded import Preloaded
 
 WATCHLY = str(Path(sys.executable).with_name("watchly"))
 START_LIMIT = 60.0
+#: For clients that are made for one request: to read certificates takes longer than that.
+NO_CERTIFICATES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 #: Leaves a database as it is after all migrations.
 EMPTY: Final = """

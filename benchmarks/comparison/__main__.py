@@ -58,11 +58,12 @@ from watchly_adapters.embedded import EmbeddedPostgres
 
 EVERYBODY: Final = (WATCHLY, CACHED, FASTIFY, BARE, EXPRESS, FASTAPI)
 #: Of those that are compared in short: one of Node and one of Python.
-A_FEW: Final = (WATCHLY, CACHED, FASTIFY, BARE)
+A_FEW: Final = (WATCHLY, FASTIFY, BARE)
 CONNECTIONS: Final = (32, 256)
 ROUNDS: Final = 3
 SECONDS: Final = 3
 CALLS: Final = 10_000
+FEW_FILMS: Final = 5_000
 _FILLS: Final = 3
 PAGE: Final = Path(__file__).parents[2] / "docs" / "reference" / "performance.md"
 
@@ -114,10 +115,10 @@ class Database:
             raise SystemExit(f"watchly {' '.join(words)} failed: {done.stderr}")
         return done.stdout.strip()
 
-    def fill(self, folder: Path) -> list[int]:
-        """Import the films; their ids."""
+    def fill(self, folder: Path, count: int | None) -> list[int]:
+        """Import the films, or so many of them; their ids."""
         path = folder / "films.csv"
-        write_films(path)
+        write_films(path, count)
         self.told(self._url, "migrate")
         self.told(self._url, "import", str(path))
         with psycopg.connect(self._url, autocommit=True) as connection:
@@ -165,6 +166,7 @@ class Extent(NamedTuple):
     seconds: int
     connections: tuple[int, ...] = CONNECTIONS
     servers: tuple[str, ...] = EVERYBODY
+    films: int | None = None
 
 
 def loaded(
@@ -180,8 +182,8 @@ def loaded(
 def compare(database: Database, folder: Path, extent: Extent) -> Findings:
     """Every load on every server, round by round, each round in the other order."""
     rounds, seconds = extent.rounds, extent.seconds
-    films = real_films()
-    ids = database.fill(folder)
+    films = real_films()[: extent.films]
+    ids = database.fill(folder, extent.films)
     poster = noise()
     database.images.mkdir()
     (database.images / IMAGE_FILE).write_bytes(poster)
@@ -219,7 +221,7 @@ def compare(database: Database, folder: Path, extent: Extent) -> Findings:
     with database.copy(own=True) as url:
         timings = library.measure(url, ids, films, CALLS * seconds // SECONDS)
     command = "nox -s bench" if (rounds, seconds) == (ROUNDS, SECONDS) else "python -m benchmarks.comparison"
-    return Findings(figures, idle, timings, missing, command, rounds, seconds)
+    return Findings(figures, idle, timings, missing, command, len(ids), rounds, seconds)
 
 
 def main() -> None:
@@ -227,10 +229,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=int, default=SECONDS, help="of each load")
-    parser.add_argument("--short", action="store_true", help="one round of a second: that all of it runs")
+    parser.add_argument("--short", action="store_true", help="a few seconds of it: that all of it runs")
     parser.add_argument("--write", action="store_true", help="write the page of the reference, and its plot")
     given = parser.parse_args()
-    extent = Extent(1, 1, CONNECTIONS[:1], A_FEW) if given.short else Extent(given.rounds, given.seconds)
+    short = Extent(1, 1, CONNECTIONS[:1], A_FEW, FEW_FILMS)
+    extent = short if given.short else Extent(given.rounds, given.seconds)
     # Who ends this ends what it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:

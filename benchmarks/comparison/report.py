@@ -73,6 +73,7 @@ class Findings(NamedTuple):
     timings: Sequence[Timing]
     missing: Mapping[str, str]
     command: str
+    movies: int
     rounds: int
     seconds: int
 
@@ -207,9 +208,9 @@ def page(found: Findings, plot: str) -> str:
         f"Made by `{found.command}` on {os.cpu_count()} cores, which the load shares: {found.rounds} rounds "
         f"of {found.seconds} s for each load, in alternating order, medians. Every server has {PROCESSES} "
         "processes with ten connections each for requests to the same PostgreSQL, and starts on a fresh copy "
-        "of the same 58,788 movies. The peers are in `benchmarks/peers`; they keep no log of their writes, "
-        "their copy has no trigger and no index but its primary key, and they search by `ILIKE`. An image is "
-        "a file of 65 KB, and `no database` is `GET /health/live`."
+        f"of the same {found.movies:,} movies. The peers are in `benchmarks/peers`; they keep no log of "
+        "their writes, their copy has no trigger and no index but its primary key, and they search by "
+        "`ILIKE`. An image is a file of 65 KB, and `no database` is `GET /health/live`."
     )
     parts = ["# Performance", about, f"{_versions()}.", f"![Requests a second]({plot})" if plot else ""]
     for connections in found.connections:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from contextlib import aclosing
 from copy import copy
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
-from watchly_core.additions import Additions, added
 from watchly_core.clocks import utc_now
 from watchly_core.errors import Fault, InvalidMovie, MovieNotFound, VersionConflict
 from watchly_core.events import Change, ChangeQuery, Changes, Event, MovieAdded, MovieRemoved, MovieRevised
@@ -32,6 +31,7 @@ from watchly_core.ports import Clock, ImageStore, MovieQueries, Transactions
 from watchly_core.queries import GenreCount, MovieQuery, Page
 from watchly_core.receipts import NO_RECEIPT, Receipt
 from watchly_core.tasks import ahead
+from watchly_core.writes import Writes, added
 
 #: How long a discarded image can come back.
 IMAGE_GRACE = timedelta(days=30)
@@ -66,13 +66,13 @@ class Reverted(msgspec.Struct, frozen=True):
 class Catalogue:
     """The use cases on movies: every rule about them is kept here or below.
 
-    Each write is one transaction that holds its event; movies that are added at once share one. A write
-    takes the `version` that it was based on, or None for any; a movie at another version raises
-    `VersionConflict` and nothing changes. A write that changes nothing keeps the version and leaves no
-    event. Values to write are structs or mappings of members as they come from JSON, checked alike
-    (`InvalidMovie`). A write that takes a `receipt` raises what its `look` does, and is done once for all
-    calls with its key. Whoever may not write, or read, gets `NotSignedIn` or `NotAllowed`, and nothing is
-    looked at.
+    Each write is in one transaction with its event; movies that are added and revised at once share one, in
+    which some may be refused. A write takes the `version` that it was based on, or None for any; a movie at
+    another version raises `VersionConflict` and nothing changes. A write that changes nothing keeps the
+    version and leaves no event. Values to write are structs or mappings of members as they come from JSON,
+    checked alike (`InvalidMovie`). A write that takes a `receipt` raises what its `look` does, and is done
+    once for all calls with its key. Whoever may not write, or read, gets `NotSignedIn` or `NotAllowed`, and
+    nothing is looked at.
 
     Args:
         queries: the read side of the store.
@@ -94,7 +94,7 @@ class Catalogue:
         self._queries = queries
         self._transactions = transactions
         self._store = images
-        self._additions = Additions(transactions, clock)
+        self._writes = Writes(transactions, clock)
         self._clock = clock
         self._grace = image_grace
 
@@ -188,7 +188,7 @@ class Catalogue:
         actor.require(Permission.WRITE)
         checked = drafted(draft)
         if receipt is NO_RECEIPT:
-            return await self._additions.add(checked, actor)
+            return await self._writes.add(checked, actor)
         async with self._transactions() as tx:
             await receipt.claim(tx)
             movie = await tx.movies.add(checked, self._clock())
@@ -366,11 +366,10 @@ class Catalogue:
         self, movie_id: int, change: Callable[[Movie], MovieDraft], version: int | None, actor: Actor
     ) -> Movie:
         actor.require(Permission.WRITE)
-        async with self._transactions() as tx:
-            stored = await tx.movies.get(movie_id)
-            shown = present(stored, self._store)
+
+        def revise(stored: Movie, now: datetime) -> Movie:
             try:
-                fields = change(shown)
+                fields = change(present(stored, self._store))
             except InvalidMovie as invalid:
                 # A stale movie sent back whole differs in what the server sets: the conflict says why.
                 if all(fault.code == READ_ONLY for fault in invalid.faults):
@@ -378,14 +377,12 @@ class Catalogue:
                 raise
             require_version(stored, version)
             if fields == client_fields(stored):
-                return shown
-            now = self._clock()
-            revised = msgspec.structs.replace(
+                return stored
+            return msgspec.structs.replace(
                 stored, **msgspec.structs.asdict(fields), version=stored.version + 1, updated_at=now
             )
-            await tx.movies.replace(revised)
-            await tx.events.append(MovieRevised(movie_id, revised.version, now, actor.name, revised))
-        return present(revised, self._store)
+
+        return present(await self._writes.revise(movie_id, revise, actor), self._store)
 
 
 def same_content(movie: Movie, other: Movie) -> bool:

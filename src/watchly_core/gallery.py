@@ -9,7 +9,6 @@ from typing import Final
 
 import msgspec
 
-from watchly_core.additions import added
 from watchly_core.catalogue import (
     IMAGE_GRACE,
     require_version,
@@ -41,6 +40,7 @@ from watchly_core.receipts import NO_RECEIPT, OUTRUN, Receipt
 from watchly_core.spools import Spool, spooled
 from watchly_core.sweeper import Sweeper, SweepReport
 from watchly_core.uploads import DirectUploads
+from watchly_core.writes import added
 
 MAX_IMAGE_BYTES: Final = 500 * 1000 * 1000
 
@@ -78,6 +78,8 @@ class Gallery:
         self._queries = queries
         self._transactions = transactions
         self._store = store
+        # Looked at once: whether an object is what a protocol says takes a while to find out.
+        self._files = store if isinstance(store, ImageFiles) else None
         self._inspector = inspector
         self._clock = clock
         self._keys = keys
@@ -182,17 +184,29 @@ class Gallery:
             ImageNotFound: there is no such image, or its store serves its images itself.
         """
         actor.require(Permission.READ)
-        store = self._store
-        if not isinstance(store, ImageFiles):
-            raise ImageNotFound("the image store serves its images itself")
+        files = self._served()
         if rendition is not None:
-            try:
-                await store.render(key, rendition, lambda source: self._inspector.render(source, rendition))
-            except ImageUnreadable as error:
-                # An image that was accepted before images were decoded.
-                raise ImageNotFound(f"image {key} has no {rendition.variant.name}: {error}") from error
-        async with store.read(key, rendition) as file:
+            await self._render(files, key, rendition)
+        async with files.read(key, rendition) as file:
             yield file
+
+    async def content(
+        self, key: str, rendition: Rendition | None = None, *, at_most: int, actor: Actor = SYSTEM
+    ) -> bytes | None:
+        """All that `load` would give, at once; None where that is more than `at_most` bytes.
+
+        Raises:
+            ImageNotFound: as `load` does.
+        """
+        actor.require(Permission.READ)
+        files = self._served()
+        try:
+            return await files.content(key, rendition, at_most=at_most)
+        except ImageNotFound:
+            if rendition is None:
+                raise
+        await self._render(files, key, rendition)
+        return await files.content(key, rendition, at_most=at_most)
 
     async def sweep(self, limit: int = 1_000, *, actor: Actor = SYSTEM) -> SweepReport:
         """Delete up to `limit` images that are due: discarded ones, and pending ones that were given up."""
@@ -203,6 +217,18 @@ class Gallery:
         """Make the images that sweeps gave up due again; how many."""
         actor.require(Permission.SWEEP)
         return await self._sweeper.revive()
+
+    def _served(self) -> ImageFiles:
+        if self._files is None:
+            raise ImageNotFound("the image store serves its images itself")
+        return self._files
+
+    async def _render(self, files: ImageFiles, key: str, rendition: Rendition) -> None:
+        try:
+            await files.render(key, rendition, lambda source: self._inspector.render(source, rendition))
+        except ImageUnreadable as error:
+            # An image that was accepted before images were decoded.
+            raise ImageNotFound(f"image {key} has no {rendition.variant.name}: {error}") from error
 
     @asynccontextmanager
     async def _kept(

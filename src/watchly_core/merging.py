@@ -1,8 +1,8 @@
 """Answering many callers at once: who comes while an answer is on its way waits for the next one.
 
-Nobody waits for company: a caller that is alone asks at once. Under load the callers of a moment gather
-behind those of the moment before, and cost one question together. What each of them is told was asked
-after it had come.
+A caller that is alone asks at once and waits for no company. Under load the callers of a moment gather behind
+those of the moment before, and cost one question together. What each of them is told was asked after it had
+come.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ class Merging(Generic[Asked, Answer]):
         weight: what a question weighs.
         max_waiting: callers that may wait at once.
         patience: seconds that a caller waits for its turn.
+        company: seconds after the answers to several callers for which the next batch waits until as many
+            have come again; such batches are under way one at a time. For questions that cost far more than
+            that, and less together: without it those who come back first would go alone, and all others
+            after them.
     """
 
     def __init__(
@@ -45,16 +49,21 @@ class Merging(Generic[Asked, Answer]):
         *,
         max_waiting: int,
         patience: float,
+        company: float = 0.0,
     ) -> None:
-        self._answer, self._weight = answer, weight
+        self._answer, self._weight, self._company = answer, weight, company
         self._max_waiting, self._patience = max_waiting, patience
         #: What is asked, and since when, by who waits for a turn.
         self._waiting: dict[asyncio.Future[Answer], tuple[Asked, float]] = {}
         #: Who waits for the answers that are under way.
         self._batches: dict[asyncio.Task[None], Sequence[asyncio.Future[Answer]]] = {}
         self._under_way = 0
-        self._gathers = False
+        #: How many the last batch was for.
+        self._last = 1
+        #: When the last answers came.
+        self._answered_at = 0.0
         self._alarm: asyncio.TimerHandle | None = None
+        self._bell: asyncio.TimerHandle | None = None
 
     async def ask(self, asked: Asked) -> Answer:
         """The answer to a question, which is put after this was called.
@@ -62,7 +71,7 @@ class Merging(Generic[Asked, Answer]):
         Raises:
             Unavailable: too many wait, or the turn of this one did not come in time.
         """
-        if self._gathers or self._waiting or self._under_way >= AT_ONCE:
+        if self._last > 1 or self._waiting or self._under_way >= AT_ONCE:
             return await self._wait(asked)
         self._under_way += 1
         try:
@@ -71,7 +80,11 @@ class Merging(Generic[Asked, Answer]):
             self._under_way -= 1
             self._go_on()
         if isinstance(answer, Exception):
-            raise answer
+            try:
+                raise answer
+            finally:
+                # The error holds this frame: each would keep the other, and all that was asked.
+                del answer
         return answer
 
     async def close(self) -> None:
@@ -90,7 +103,7 @@ class Merging(Generic[Asked, Answer]):
         self._waiting[turn] = asked, loop.time()
         if self._alarm is None:
             self._alarm = loop.call_later(self._patience, self._turn_away)
-        if self._under_way < AT_ONCE and len(self._waiting) == 1:
+        if self._under_way < self._at_once and (len(self._waiting) == 1 or self._is_complete):
             # After what is ready to run at this moment, which may ask as well.
             loop.call_soon(self._go_on)
         try:
@@ -103,12 +116,40 @@ class Merging(Generic[Asked, Answer]):
                 if not batch.cancelling() and all(turn.done() for turn in turns):
                     batch.cancel()
             raise
+        finally:
+            del turn  # as above
+
+    @property
+    def _at_once(self) -> int:
+        """Batches that may be under way at present."""
+        return 1 if self._company and self._last > 1 else AT_ONCE
+
+    @property
+    def _is_complete(self) -> bool:
+        """Whether as many wait as the last batch was for, or nobody waits for them any more."""
+        return len(self._waiting) >= self._last or self._company_left <= 0
+
+    @property
+    def _company_left(self) -> float:
+        """Seconds for which company is waited for."""
+        return self._answered_at + self._company - asyncio.get_running_loop().time()
 
     def _go_on(self) -> None:
+        """Begin the batches that may begin, or see to it that they will."""
+        if self._waiting and not self._is_complete and self._under_way < self._at_once:
+            if self._bell is None:
+                self._bell = asyncio.get_running_loop().call_later(self._company_left, self._begin)
+            return
+        self._begin()
+
+    def _begin(self) -> None:
         """Begin the batches that may begin."""
-        while self._waiting and self._under_way < AT_ONCE:
+        if self._bell is not None:
+            self._bell.cancel()
+            self._bell = None
+        while self._waiting and self._under_way < self._at_once:
             batch = self._next()
-            self._gathers = len(batch) > 1
+            self._last = len(batch)
             self._under_way += 1
             turns = list(batch)
             task = asyncio.create_task(self._run(turns, list(batch.values())))
@@ -148,6 +189,7 @@ class Merging(Generic[Asked, Answer]):
             if not turn.done():  # the batch was cancelled
                 turn.set_exception(_ended())
         self._under_way -= 1
+        self._answered_at = asyncio.get_running_loop().time()
         self._go_on()
 
     def _turn_away(self) -> None:
@@ -163,9 +205,12 @@ class Merging(Generic[Asked, Answer]):
 
     def _look_no_more(self) -> None:
         """Once nobody waits, need nothing of this loop: the next one to wait may be on another."""
-        if self._alarm is not None and not self._waiting:
-            self._alarm.cancel()
-            self._alarm = None
+        if self._waiting:
+            return
+        for timer in (self._alarm, self._bell):
+            if timer is not None:
+                timer.cancel()
+        self._alarm = self._bell = None
 
 
 def _fail(turn: asyncio.Future[Answer], error: Exception) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from litestar.types import Receive, Scope, Send
 
 _JSON: Final = (b"content-type", b"application/json")
+
+
+class AnyAnswer(Protocol):
+    """A reply that sends itself: an ASGI application, which handlers may return."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        ...
 
 
 class Answer(NamedTuple):

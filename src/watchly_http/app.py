@@ -149,7 +149,15 @@ def create_app(container: Container) -> Litestar:
     by_origin = bool(settings.cors_origins) and "*" not in settings.cors_origins
     database = container.database()
     app.asgi_handler = Front(
-        Direct(app, check, container.reading(), settings),
+        Direct(
+            app,
+            check,
+            reading=container.reading(),
+            catalogue=container.catalogue(),
+            gallery=gallery,
+            settings=settings,
+            serves_images=isinstance(images, ImageFiles),
+        ),
         by_origin=by_origin,
         trusted=trusted_origins(settings),
         position=lambda: database.position,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final, TypeAlias
 
-import msgspec
-
 from watchly_adapters.settings import Settings
 from watchly_core import Cursor, MovieQuery
 from watchly_core.queries import DEFAULT_LIMIT, MAX_WORDS, SORT_FIELDS, Sort, read_sort
@@ -13,7 +11,7 @@ from watchly_http.openapi import Parameter
 from watchly_http.requests import Parameters, Request, whole_number
 
 #: Years are asked for in the range that an adopted row can have.
-_YEARS: Final = (-2_147_483_648, 2_147_483_647)
+_year: Final = whole_number(-2_147_483_648, 2_147_483_647)
 
 FILTERS: Final = (
     Parameter(
@@ -38,6 +36,9 @@ SORT: Final = Parameter(
 LIMIT: Final = Parameter("limit", "How many movies to list at most.", int, 20)
 CURSOR: Final = Parameter("cursor", "Where to go on: `next_cursor` of the page before.", str)
 
+_NO_SORT: Final[tuple[Sort, ...]] = ()
+_EVERYTHING: Final = MovieQuery()
+
 _Taken: TypeAlias = tuple[Parameter, ...]
 
 
@@ -48,25 +49,29 @@ def read_query(request: Request, taken: _Taken, settings: Settings) -> MovieQuer
         InvalidQuery: naming every parameter that is unknown, repeated, or means nothing.
     """
     given = Parameters(request, [parameter.name for parameter in taken])
-    year = whole_number(*_YEARS)
     largest = settings.max_page_limit
-    no_sort: tuple[Sort, ...] = ()
     cursor = given.get("cursor", _cursor, None)
+    q, genre = given.get("q", str, None), given.get("genre", str, None)
+    year = given.get("release_year", _year, None)
+    first, last = given.get("min_release_year", _year, None), given.get("max_release_year", _year, None)
+    sort = given.get("sort", read_sort, _NO_SORT)
+    limit = given.get("limit", whole_number(1, largest), min(DEFAULT_LIMIT, largest))
     query = given.attempt(
         lambda: MovieQuery(
-            q=given.get("q", str, None),
-            genre=given.get("genre", str, None),
-            release_year=given.get("release_year", year, None),
-            min_release_year=given.get("min_release_year", year, None),
-            max_release_year=given.get("max_release_year", year, None),
-            sort=given.get("sort", read_sort, no_sort),
-            limit=given.get("limit", whole_number(1, largest), min(DEFAULT_LIMIT, largest)),
+            q=q,
+            genre=genre,
+            release_year=year,
+            min_release_year=first,
+            max_release_year=last,
+            sort=sort,
+            limit=limit,
+            # Only of a query without faults it can be said whether the cursor belongs to it.
+            cursor=None if given.has_faults else cursor,
         ),
-        MovieQuery(),
+        _EVERYTHING,
     )
     given.check()
-    # Only of a query without faults it can be said whether the cursor belongs to it.
-    return msgspec.structs.replace(query, cursor=cursor)
+    return query
 
 
 def _cursor(text: str) -> Cursor | None:

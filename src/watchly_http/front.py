@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
+import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection
@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Final
 
 import structlog
-from litestar.enums import HttpMethod, ScopeType
+from litestar.enums import ScopeType
 from litestar.types import (
     ASGIApp,
     HTTPReceiveMessage,
@@ -43,8 +43,14 @@ from watchly_http.requests import (
 
 _log = structlog.stdlib.get_logger("watchly.requests")
 
+#: The first status that is no success. A member of `HTTPStatus` takes as long to look up as a small function.
+_REDIRECTION: Final = HTTPStatus.MULTIPLE_CHOICES.value
+
 #: What a client may choose as the id of its request: anything that is safe in a log.
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+
+#: Digits of a length that can be true; int() refuses thousands of them.
+_MOST_DIGITS: Final = 18
 
 #: What no address of this service has in it, and may be a token that somebody took for a part of one.
 _UNKNOWN: Final = re.compile(r"[^/]{33,}")
@@ -88,8 +94,8 @@ class Front:
             scope, receive, send, self._position, by_origin=self._by_origin, trusted=self._trusted
         )
         method = scope["method"]
-        if method == HttpMethod.HEAD:
-            scope["method"] = HttpMethod.GET
+        if method == "HEAD":
+            scope["method"] = "GET"
             scope[HEAD_ONLY] = True  # type: ignore[typeddict-unknown-key] # ASGI lets applications add keys
         try:
             await self._app(scope, exchange.receive, exchange.send)
@@ -151,8 +157,8 @@ class _Exchange:
     ) -> None:
         self._scope, self._send, self._position, self._by_origin = scope, send, position, by_origin
         self._trusted = trusted
-        self._options = scope["method"] == HttpMethod.OPTIONS
-        self._bodyless = scope["method"] == HttpMethod.HEAD
+        self._options = scope["method"] == "OPTIONS"
+        self._bodyless = scope["method"] == "HEAD"
         self.status = 0
         self.request_id, self._body = _examine(scope, receive)
         self.receive = receive if self._body is None else self._body.receive
@@ -190,7 +196,7 @@ class _Exchange:
 
     def _tells_position(self, status: int) -> bool:
         """Whether a reply tells where what was written can be seen."""
-        if status >= HTTPStatus.MULTIPLE_CHOICES or "route_handler" not in self._scope:
+        if status >= _REDIRECTION or "route_handler" not in self._scope:
             return False
         return bool(self._scope["route_handler"].opt.get(TELLS_POSITION))
 
@@ -206,19 +212,31 @@ class _Body:
 
     What is left of it stands where the server looks for the next request of the connection.
 
+    Args:
+        receive: what it comes from.
+        length: how many bytes it has, -1 where that is not known.
+        awaited: whether the client waits for word to send it.
+
     Attributes:
         ended: whether all of it was read, or the client has left.
     """
 
-    def __init__(self, receive: Receive, *, awaited: bool) -> None:
-        self._receive, self._awaited = receive, awaited
+    def __init__(self, receive: Receive, length: int, *, awaited: bool) -> None:
+        self._receive, self._left, self._awaited = receive, length, awaited
         self.ended = False
 
     async def receive(self) -> HTTPReceiveMessage | WebSocketReceiveMessage:
         """The next part of it."""
         self._awaited = False
         message = await self._receive()
-        self.ended = message["type"] != "http.request" or not message.get("more_body", False)
+        if message["type"] != "http.request":
+            self.ended = True
+            return message
+        self._left -= len(message.get("body", b""))
+        if self._left == 0:
+            # granian tells the end by a message of its own, which is a turn of the loop and another timeout.
+            message["more_body"] = False
+        self.ended = not message.get("more_body", False)
         return message
 
     async def finish(self) -> bool:
@@ -273,14 +291,20 @@ def host_check(allowed: Collection[str]) -> Callable[[Request], Awaitable[None]]
 
 def _examine(scope: Scope, receive: Receive) -> tuple[str, _Body | None]:
     """The id of a request, and its body if it has one, in one walk through its headers."""
-    request_id = ""
-    has_body = awaited = False
+    request_id, length = "", b""
+    chunked = awaited = False
     for name, value in scope["headers"]:
         if name == b"x-request-id" and not request_id and _REQUEST_ID.fullmatch(value):
             request_id = value.decode()
-        elif name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
-            has_body = True
+        elif name == b"content-length" and value != b"0":
+            length = value
+        elif name == b"transfer-encoding":
+            chunked = True
         elif name == b"expect":
             awaited = True
-    body = _Body(receive, awaited=awaited) if has_body else None
-    return request_id or os.urandom(16).hex(), body
+    body = None
+    if length or chunked:
+        known = not chunked and length.isdigit() and len(length) <= _MOST_DIGITS
+        body = _Body(receive, int(length) if known else -1, awaited=awaited)
+    # Not by os.urandom: it lets go of the interpreter, and threads that read images would all come first.
+    return request_id or f"{random.getrandbits(128):032x}", body

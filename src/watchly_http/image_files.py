@@ -8,12 +8,12 @@ from typing import Final
 
 from litestar import Controller, Response, get, put
 from litestar.params import FromPath
-from litestar.response.base import ASGIResponse
 
 from watchly_core.errors import ImageNotFound
 from watchly_core.images import RENDERED, SNIFF_BYTES, VARIANTS, Rendition, Variant, is_key, sniff
 from watchly_core.people import Permission
 from watchly_core.ports import ImageFile
+from watchly_http.answers import Answer, AnyAnswer
 from watchly_http.authorization import actor_of
 from watchly_http.conditional import matches
 from watchly_http.downloads import Download
@@ -37,11 +37,17 @@ from watchly_http.requests import (
 
 _WEBP, _AVIF = (Representation(f"image/{format_}") for format_ in RENDERED)
 
-#: What keeps a browser from taking an image for anything else, whatever its bytes are.
-_SAFE: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; sandbox",
-}
+#: Images of up to so many bytes are read at once and sent as one message: as much as a piece of a larger one.
+SMALL_BYTES: Final = 256 * 1024
+
+_PUBLIC: Final = (b"cache-control", b"public, max-age=31536000, immutable")
+_PRIVATE: Final = (b"cache-control", b"private, max-age=31536000, immutable")
+_ALWAYS: Final = (
+    (b"accept-ranges", b"bytes"),
+    # What keeps a browser from taking an image for anything else, whatever its bytes are.
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; sandbox"),
+)
 
 
 class ImageFileController(Controller):
@@ -77,39 +83,9 @@ class ImageFileController(Controller):
     )
     async def load(
         self, request: Request, key: FromPath[str], gallery: Gallery, settings: Settings
-    ) -> ASGIResponse:
+    ) -> AnyAnswer:
         """Load an image as it was accepted, or a variant of it as WebP or AVIF, which the client takes."""
-        variant = parameter(request, "variant", _variant, default=None)
-        if not is_key(key):
-            raise ImageNotFound("no image has this key")
-        rendition = None if variant is None else Rendition(variant, _format(request))
-        whose = "public" if settings.public_read else "private"
-        headers = {
-            # A key names the same bytes for ever.
-            "ETag": f'"{key}"' if rendition is None else f'"{key}.{rendition.name}"',
-            "Cache-Control": f"{whose}, max-age=31536000, immutable",
-            "Accept-Ranges": "bytes",
-            **_SAFE,
-        }
-        async with AsyncExitStack() as stack:
-            file = await stack.enter_async_context(gallery.load(key, rendition, actor=actor_of(request)))
-            if matches(request, headers["ETag"]):
-                return ASGIResponse(status_code=304, headers=headers)
-            part = None
-            if applies(header_of(request, "if-range"), headers["ETag"]):
-                part = requested(header_of(request, "range"), file.size)
-            if part is not None:
-                headers["Content-Range"] = f"bytes {part[0]}-{part[-1]}/{file.size}"
-            wanted = range(file.size) if part is None else part
-            format_ = rendition.format if rendition else await _sniffed(file)
-            headers |= {"Content-Type": f"image/{format_}", "Content-Length": str(len(wanted))}
-            body = _body(stack.pop_all(), file, wanted)
-            first = await anext(body, b"")
-        if request.scope.get(HEAD_ONLY):
-            await body.aclose()
-        return Download(
-            first, body, headers, request_id_of(request.scope), status_code=200 if part is None else 206
-        )
+        return await load_image(request, key, gallery, settings)
 
     @put(
         "/{key:str}",
@@ -180,6 +156,56 @@ class ImageFileController(Controller):
             status_code=204 if received == wanted else 202,
             headers={"Upload-Offset": str(received)},
         )
+
+
+async def load_image(request: Request, key: str, gallery: Gallery, settings: Settings) -> AnyAnswer:
+    """The image that a request is for, or a part of it."""
+    variant = parameter(request, "variant", _variant, default=None)
+    if not is_key(key):
+        raise ImageNotFound("no image has this key")
+    rendition = None if variant is None else Rendition(variant, _format(request))
+    # A key names the same bytes for ever.
+    tag = f'"{key}"' if rendition is None else f'"{key}.{rendition.name}"'
+    headers = ((b"etag", tag.encode()), _PUBLIC if settings.public_read else _PRIVATE, *_ALWAYS)
+    actor = actor_of(request)
+    known = matches(request, tag)
+    content = await gallery.content(key, rendition, at_most=0 if known else SMALL_BYTES, actor=actor)
+    if known:
+        return Answer(304, headers, b"")
+    if content is not None:
+        part = _part(request, tag, len(content))
+        told = _told(rendition.format if rendition else sniff(content), part, len(content))
+        if part is None:
+            return Answer(200, headers + told, content)
+        return Answer(206, headers + told, content[part.start : part.stop])
+    async with AsyncExitStack() as stack:
+        file = await stack.enter_async_context(gallery.load(key, rendition, actor=actor))
+        part = _part(request, tag, file.size)
+        told = _told(rendition.format if rendition else await _sniffed(file), part, file.size)
+        body = _body(stack.pop_all(), file, range(file.size) if part is None else part)
+        first = await anext(body, b"")
+    if request.scope.get(HEAD_ONLY):
+        await body.aclose()
+    texts = {name.decode(): value.decode() for name, value in headers + told}
+    return Download(
+        first, body, texts, request_id_of(request.scope), status_code=200 if part is None else 206
+    )
+
+
+def _part(request: Request, tag: str, size: int) -> range | None:
+    """The bytes that a request asks for; None for all of them."""
+    if not applies(header_of(request, "if-range"), tag):
+        return None
+    return requested(header_of(request, "range"), size)
+
+
+def _told(format_: str, part: range | None, size: int) -> tuple[tuple[bytes, bytes], ...]:
+    """The headers that tell what the body is."""
+    kind = (b"content-type", b"image/" + format_.encode())
+    if part is None:
+        return (kind, (b"content-length", b"%d" % size))
+    place = (b"content-range", b"bytes %d-%d/%d" % (part[0], part[-1], size))
+    return (place, kind, (b"content-length", b"%d" % len(part)))
 
 
 def _variant(text: str) -> Variant | None:

@@ -10,6 +10,7 @@ from litestar.params import FromPath
 
 from watchly_core import GenreCount, Movie, MovieDraft, Page
 from watchly_core.errors import Fault, InvalidMovie
+from watchly_core.imports import decode_json
 from watchly_core.movies import CLIENT_FIELDS, Members, MoviePatch
 from watchly_core.people import Permission
 from watchly_http.answers import Answer, json_answer
@@ -33,8 +34,19 @@ from watchly_http.openapi import (
 )
 from watchly_http.parts import Catalogue, Gallery, Reading, Settings
 from watchly_http.positions import SEEN, seen_by
-from watchly_http.requests import Request, flag, media_type, parameter, read_id, read_json, require_type, vary
+from watchly_http.requests import (
+    Request,
+    flag,
+    media_type,
+    parameter,
+    read_body,
+    read_id,
+    read_json,
+    require_type,
+    vary,
+)
 
+_ADDABLE = ("application/json", FORM)
 _MERGE_PATCH = ("application/merge-patch+json", "application/json")
 
 _encode = msgspec.json.Encoder().encode
@@ -94,16 +106,7 @@ class MovieController(Controller):
         self, request: Request, catalogue: Catalogue, gallery: Gallery, settings: Settings
     ) -> Answer:
         """Add a movie, as JSON, or as a form, which can hold its image as well."""
-        accepted = ("application/json", FORM)
-        require_type(request, accepted)
-        sending = Sending(request, actor_of(request).name)
-        if media_type(request) == FORM:
-            return await _add_form(request, sending, catalogue, gallery, settings)
-        value = await read_json(request, settings.max_json_bytes)
-        members = _members(value)
-        return await sending.once(
-            lambda receipt: catalogue.add(members, actor=actor_of(request), receipt=receipt), _added_answer
-        )
+        return await add_movie(request, catalogue, gallery, settings)
 
     @get(
         "/",
@@ -160,14 +163,7 @@ class MovieController(Controller):
         self, request: Request, movie_id: FromPath[str], catalogue: Catalogue, settings: Settings
     ) -> Answer:
         """Replace all fields of a movie; those left out become null."""
-        value = await read_json(request, settings.max_json_bytes)
-        wanted = precondition(request)
-        number = read_id(movie_id)
-        version = await wanted.version(of_movie(number, catalogue))
-        members = await _members_for(number, value, catalogue)
-        return tagged_answer(
-            await catalogue.replace(number, members, version=version, actor=actor_of(request))
-        )
+        return await replace_movie(request, movie_id, catalogue, settings)
 
     @patch(
         "/{movie_id:str}",
@@ -185,14 +181,7 @@ class MovieController(Controller):
         self, request: Request, movie_id: FromPath[str], catalogue: Catalogue, settings: Settings
     ) -> Answer:
         """Change the fields that are given (RFC 7396): null clears one, absent keeps it."""
-        value = await read_json(request, settings.max_json_bytes, _MERGE_PATCH)
-        wanted = precondition(request)
-        number = read_id(movie_id)
-        version = await wanted.version(of_movie(number, catalogue))
-        members = await _members_for(number, value, catalogue)
-        return tagged_answer(
-            await catalogue.revise(number, members, version=version, actor=actor_of(request))
-        )
+        return await revise_movie(request, movie_id, catalogue, settings)
 
     @delete(
         "/{movie_id:str}",
@@ -207,11 +196,7 @@ class MovieController(Controller):
     )
     async def remove(self, request: Request, movie_id: FromPath[str], catalogue: Catalogue) -> None:
         """Remove a movie; `purge` also removes its images without grace."""
-        purge = parameter(request, "purge", flag, default=False)
-        wanted = precondition(request)
-        number = read_id(movie_id)
-        version = await wanted.version(of_movie(number, catalogue))
-        await catalogue.remove(number, version=version, purge=purge, actor=actor_of(request))
+        await remove_movie(request, movie_id, catalogue)
 
 
 class Genres(msgspec.Struct):
@@ -261,6 +246,49 @@ async def list_movies(request: Request, reading: Reading, settings: Settings) ->
     total = await seen.count(query, actor=actor)
     body = _encode(msgspec.structs.replace(page, total=total))
     return json_answer(body, (b"preference-applied", b"count=exact"))
+
+
+async def add_movie(request: Request, catalogue: Catalogue, gallery: Gallery, settings: Settings) -> Answer:
+    """The movie that a request adds."""
+    require_type(request, _ADDABLE)
+    actor = actor_of(request)
+    sending = Sending(request, actor.name)
+    if media_type(request) == FORM:
+        return await _add_form(request, sending, catalogue, gallery, settings)
+    members = _members(decode_json(await read_body(request, settings.max_json_bytes)))
+    return await sending.once(
+        lambda receipt: catalogue.add(members, actor=actor, receipt=receipt), _added_answer
+    )
+
+
+async def replace_movie(request: Request, movie_id: str, catalogue: Catalogue, settings: Settings) -> Answer:
+    """The movie as a request replaces it."""
+    value = await read_json(request, settings.max_json_bytes)
+    number, version = await _meant(request, movie_id, catalogue)
+    members = await _members_for(number, value, catalogue)
+    return tagged_answer(await catalogue.replace(number, members, version=version, actor=actor_of(request)))
+
+
+async def revise_movie(request: Request, movie_id: str, catalogue: Catalogue, settings: Settings) -> Answer:
+    """The movie as a request revises it."""
+    value = await read_json(request, settings.max_json_bytes, _MERGE_PATCH)
+    number, version = await _meant(request, movie_id, catalogue)
+    members = await _members_for(number, value, catalogue)
+    return tagged_answer(await catalogue.revise(number, members, version=version, actor=actor_of(request)))
+
+
+async def remove_movie(request: Request, movie_id: str, catalogue: Catalogue) -> None:
+    """Remove the movie that a request is for."""
+    purge = parameter(request, "purge", flag, default=False)
+    number, version = await _meant(request, movie_id, catalogue)
+    await catalogue.remove(number, version=version, purge=purge, actor=actor_of(request))
+
+
+async def _meant(request: Request, movie_id: str, catalogue: Catalogue) -> tuple[int, int | None]:
+    """The id of the movie that a write is for, and the version that it is based on."""
+    wanted = precondition(request)
+    number = read_id(movie_id)
+    return number, await wanted.version(of_movie(number, catalogue))
 
 
 def _added_answer(movie: Movie) -> Answer:

@@ -119,8 +119,12 @@ def lines_of(request: Request, name: str) -> list[str]:
 
 
 def _first(request: Request, name: str) -> str:
-    """The first line of a header, empty without any."""
-    return next(iter(lines_of(request, name)), "")
+    """The first line of the header `name`, which is in lower case; empty without any."""
+    sought = name.encode()
+    for key, value in request.scope["headers"]:
+        if key == sought:
+            return value.decode("latin-1")
+    return ""
 
 
 def header_of(request: Request, name: str) -> str | None:
@@ -182,6 +186,11 @@ class Parameters:
         except InvalidQuery as invalid:
             self._faults += invalid.faults
             return otherwise
+
+    @property
+    def has_faults(self) -> bool:
+        """Whether any were found so far."""
+        return bool(self._faults)
 
     def check(self) -> None:
         """Raise what was found.
@@ -282,39 +291,61 @@ def digest_of(request: Request) -> BodyDigest | None:
     return digest if isinstance(digest, BodyDigest) else None
 
 
-async def stream(request: Request, *, digested: bool = True) -> AsyncIterator[bytes]:
-    """The body of `request` as it arrives, digested unless its reader does that.
+class _Incoming:
+    """The body of a request as it arrives; only the waiting for the client counts as the client's time.
 
-    Only the waiting for the client counts as its time, not what is done with the pieces in between.
+    Args:
+        request: whose body it is.
+        digest: what it is digested by.
 
-    Raises:
-        ClientGone: the client left before its end.
-        BodyTimeout: the client sent none of it for too long, or sends it too slowly.
+    Attributes:
+        ended: whether all of it is here.
     """
-    now = asyncio.get_running_loop().time
-    digest = digest_of(request) if digested else None
-    received, waited = 0, 0.0
-    while True:
-        room = BODY_PATIENCE + received / SLOWEST_BODY - waited
+
+    def __init__(self, request: Request, digest: BodyDigest | None) -> None:
+        self._receive, self._digest = request.receive, digest
+        self._now = asyncio.get_running_loop().time
+        self._received, self._waited = 0, 0.0
+        self.ended = False
+
+    async def piece(self) -> bytes:
+        """The next piece of it, which may be empty.
+
+        Raises:
+            ClientGone: the client left before its end.
+            BodyTimeout: the client sent none of it for too long, or sends it too slowly.
+        """
+        room = BODY_PATIENCE + self._received / SLOWEST_BODY - self._waited
         if room <= 0:  # a piece that is there already would be taken whatever the timeout
             raise BodyTimeout("the body arrives too slowly")
-        began = now()
+        began = self._now()
         try:
             async with asyncio.timeout(min(BODY_WAIT, room)):
-                event = await request.receive()
+                event = await self._receive()
         except TimeoutError:
             raise BodyTimeout("the body stopped arriving before its end") from None
-        waited += now() - began
+        self._waited += self._now() - began
         if event["type"] != "http.request":
             raise ClientGone("the client left before the end of its body")
         # Servers may leave out both members (ASGI 3.0, HTTP, "Request").
-        if body := event.get("body", b""):
-            received += len(body)
-            if digest is not None:
-                digest.update(body)
-            yield body
-        if not event.get("more_body", False):
-            return
+        body = event.get("body", b"")
+        self.ended = not event.get("more_body", False)
+        self._received += len(body)
+        if self._digest is not None:
+            self._digest.update(body)
+        return body
+
+
+async def stream(request: Request, *, digested: bool = True) -> AsyncIterator[bytes]:
+    """The body of `request` as it arrives, digested unless its reader does that.
+
+    Raises:
+        ClientGone, BodyTimeout: see `_Incoming.piece`.
+    """
+    incoming = _Incoming(request, digest_of(request) if digested else None)
+    while not incoming.ended:
+        if piece := await incoming.piece():
+            yield piece
 
 
 def require_type(request: Request, accepted: Collection[str] = ("application/json",)) -> None:
@@ -351,9 +382,10 @@ async def read_body(request: Request, limit: int) -> bytes:
         BodyTimeout: the client sent none of it for too long.
     """
     require_size(request, limit)
-    body = bytearray()
-    async for chunk in stream(request):
-        body += chunk
+    # Not by `stream`: what drives it costs more than a small body does.
+    incoming, body = _Incoming(request, digest_of(request)), bytearray()
+    while not incoming.ended:
+        body += await incoming.piece()
         if len(body) > limit:
             raise BodyTooLarge(limit)
     return bytes(body)

@@ -257,6 +257,26 @@ async def test_a_directory_that_is_none_is_unavailable_and_not_named(tmp_path: P
         assert KEY not in str(raised.value)
 
 
+#: The kernel says that each of its files here has 4 KiB.
+SAYS_TOO_MUCH = Path("/sys/kernel/uevent_seqnum")
+
+
+@pytest.mark.skipif(not SAYS_TOO_MUCH.exists(), reason="only Linux has it")
+async def test_a_file_that_has_less_than_it_says_is_not_given_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "3f/9a" / KEY
+    path.parent.mkdir(parents=True)
+    path.symlink_to(SAYS_TOO_MUCH)
+    with pytest.raises(Unavailable, match="shorter"):
+        await FilesystemImages(tmp_path).content(KEY, at_most=1_000_000)
+
+
+async def test_what_is_no_file_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "3f/9a" / KEY).mkdir(parents=True)
+    with pytest.raises(Unavailable) as raised:
+        await FilesystemImages(tmp_path).content(KEY, at_most=1_000_000)
+    assert str(tmp_path) not in str(raised.value)
+
+
 async def test_a_source_that_fails_leaves_nothing(tmp_path: Path) -> None:
     source = io.BytesIO(b"abc")
     source.close()

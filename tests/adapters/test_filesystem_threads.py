@@ -8,13 +8,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from queue import SimpleQueue
+from types import BuiltinFunctionType, FrameType
 from typing import IO
 
 import pytest
 
 from watchly_adapters.filesystem import FilesystemImages
-from watchly_adapters.testing.image_files import THUMBNAIL, Rendering
+from watchly_adapters.testing.image_files import THUMBNAIL, Rendering, rendered
 from watchly_adapters.testing.image_uploads import Pieces
 from watchly_core.errors import ImageNotFound, ImageTooLarge
 from watchly_core.images import Image
@@ -28,26 +29,28 @@ LARGE = Image(KEY, 1, 1, "png", 3_000_000)
 
 
 @contextmanager
-def closing_no_file() -> Iterator[None]:
-    """This thread, the event loop's, must close none: the last to close one that was dropped frees it."""
-    closed: list[object] = []
+def calling() -> Iterator[list[BuiltinFunctionType]]:
+    """The functions in C that this thread, the event loop's, calls."""
+    called: list[BuiltinFunctionType] = []
 
-    def note(_frame: FrameType, event: str, called: object) -> None:
-        if event == "c_call" and (
-            called is os.close
-            or (
-                getattr(called, "__name__", "") == "close"
-                and isinstance(getattr(called, "__self__", None), io.FileIO)
-            )
-        ):
-            closed.append(called)
+    def note(_frame: FrameType, event: str, function: object) -> None:
+        if event == "c_call" and isinstance(function, BuiltinFunctionType):
+            called.append(function)
 
     sys.setprofile(note)
     try:
-        yield
+        yield called
     finally:
         sys.setprofile(None)
-    assert closed == []
+
+
+@contextmanager
+def closing_no_file() -> Iterator[None]:
+    """This thread must close none: the last to close one that was dropped frees it."""
+    with calling() as called:
+        yield
+    assert os.close not in called
+    assert not any(call.__name__ == "close" and isinstance(call.__self__, io.FileIO) for call in called)
 
 
 async def test_an_upload_that_was_used_is_freed_by_a_thread(tmp_path: Path) -> None:
@@ -87,6 +90,17 @@ async def test_an_image_that_is_deleted_while_it_is_read_is_freed_by_a_thread(tm
         async with store.read(KEY) as file:
             await store.delete(KEY)
             assert sum([len(chunk) async for chunk in file.chunks()]) == 3_000_000
+
+
+async def test_all_of_a_small_image_takes_one_turn_of_a_thread(tmp_path: Path) -> None:
+    store, rendering = FilesystemImages(tmp_path), Rendering()
+    await store.put(KEY, io.BytesIO(b"abc"), SMALL)
+    await store.render(KEY, THUMBNAIL, rendering)
+    for rendition, content in ((None, b"abc"), (THUMBNAIL, rendered(b"abc"))):
+        with calling() as called:
+            assert await store.content(KEY, rendition, at_most=100) == content
+        assert [call.__name__ for call in called if isinstance(call.__self__, SimpleQueue)] == ["put"]
+        assert {os.open, os.fstat, os.read, os.close, os.stat}.isdisjoint(called)
 
 
 async def test_an_image_that_is_deleted_while_it_is_rendered_is_freed_by_a_thread(tmp_path: Path) -> None:

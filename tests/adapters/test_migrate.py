@@ -69,6 +69,7 @@ LABELS: Final = [
     "0009_receipts",
     "0010_relays",
     "0011_people",
+    "0012_search_pending",
 ]
 
 

@@ -153,6 +153,82 @@ async def test_who_waits_for_too_long_is_turned_away_and_the_others_are_not(cler
     assert await all_of(first) == [1_000 + number for number in range(AT_ONCE)]
 
 
+# Company
+
+
+def companionable(clerk: Clerk, company: float = DEADLINE) -> Merging[int, int]:
+    return Merging(clerk.answer, lambda _: 1, max_waiting=900, patience=2 * DEADLINE, company=company)
+
+
+async def answered_together(clerk: Clerk, merging: Merging[int, int]) -> None:
+    """Have the last batch be one of three callers."""
+    first = await occupied(merging)
+    tasks = await asking(merging, 1, 2, 3)
+    clerk.free.set()
+    await all_of([*first, *tasks])
+    assert clerk.asked[AT_ONCE:] == [[1, 2, 3]]
+    clerk.asked.clear()
+
+
+async def test_a_batch_waits_for_as_many_as_the_last_one_had(clerk: Clerk) -> None:
+    merging = companionable(clerk)
+    await answered_together(clerk, merging)
+    early = await asking(merging, 4, 5)
+    assert not clerk.asked
+    assert await all_of([*early, *await asking(merging, 6)]) == [4, 5, 6]
+    assert clerk.asked == [[4, 5, 6]]
+
+
+async def test_company_that_does_not_come_is_not_waited_for_long_nor_again(clerk: Clerk) -> None:
+    merging = companionable(clerk, 0.02)
+    await answered_together(clerk, merging)
+    assert await all_of(await asking(merging, 4)) == [4]
+    asked = merging.ask(5).__await__()
+    with pytest.raises(StopIteration):  # at once, without giving way
+        next(asked)
+    assert clerk.asked == [[4], [5]]
+
+
+async def test_who_comes_after_a_pause_waits_for_no_company(clerk: Clerk) -> None:
+    merging = companionable(clerk, 0.02)
+    await answered_together(clerk, merging)
+    pause_ends = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.021, pause_ends.set)
+    await pause_ends.wait()
+    (task,) = await asking(merging, 4)
+    assert task.result() == 4
+
+
+async def test_who_waits_for_company_may_leave(clerk: Clerk) -> None:
+    merging = companionable(clerk)
+    await answered_together(clerk, merging)
+    gone, *kept = await asking(merging, 4, 5)
+    gone.cancel()
+    await settled()
+    kept += await asking(merging, 6)
+    assert not clerk.asked
+    assert await all_of([*kept, *await asking(merging, 7)]) == [5, 6, 7]
+
+
+async def test_batches_that_wait_for_company_are_under_way_one_at_a_time(clerk: Clerk) -> None:
+    merging = companionable(clerk)
+    await answered_together(clerk, merging)
+    clerk.free.clear()
+    first, second = await asking(merging, 4, 5, 6), await asking(merging, 7, 8, 9)
+    assert clerk.asked == [[4, 5, 6]]
+    clerk.free.set()
+    assert await all_of([*first, *second]) == [4, 5, 6, 7, 8, 9]
+    assert clerk.asked[1:] == [[7, 8, 9]]
+
+
+async def test_closing_turns_away_who_waits_for_company(clerk: Clerk) -> None:
+    merging = companionable(clerk)
+    await answered_together(clerk, merging)
+    waiting = await asking(merging, 4)
+    await merging.close()
+    assert [type(error) for error in await all_of(waiting)] == [Unavailable]
+
+
 # Leaving
 
 

@@ -118,9 +118,14 @@ async def test_who_may_not_read_gets_no_image_nor_learns_whether_it_is_there(hou
         with pytest.raises(NotSignedIn):
             async with house.gallery().load(each, actor=stranger()):
                 pytest.fail("an image was given to a stranger")
+        with pytest.raises(NotSignedIn):
+            await house.gallery().content(each, at_most=10_000, actor=stranger())
     for actor in (READER, VIEWER):
         async with house.gallery().load(key, actor=actor) as file:
             assert b"".join([chunk async for chunk in file.chunks()])
         with pytest.raises(ImageNotFound):
             async with house.gallery().load(new_key(), actor=actor):
                 pytest.fail("there is no such image")
+        assert await house.gallery().content(key, at_most=10_000, actor=actor)
+        with pytest.raises(ImageNotFound):
+            await house.gallery().content(new_key(), at_most=10_000, actor=actor)

@@ -49,12 +49,13 @@ def drawn() -> Tree:
 
 
 def real() -> Tree:
-    """Each exception that the core defines, in whatever module, with its parent."""
+    """Each exception that the core defines, in whatever module, and may raise, with its parent."""
     tree: Tree = {}
     for module in pkgutil.walk_packages(watchly_core.__path__, "watchly_core."):
         for name, value in vars(importlib.import_module(module.name)).items():
             if (
-                inspect.isclass(value)
+                not name.startswith("_")
+                and inspect.isclass(value)
                 and issubclass(value, BaseException)
                 and value.__module__ == module.name
             ):

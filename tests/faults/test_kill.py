@@ -71,9 +71,12 @@ def test_what_was_answered_is_there_whole(home: Path, tmp_path: Path, *, kill_da
         answered = asyncio.run(_create_until_killed(service, kill_database, home))
     assert len(answered) >= KILL_AFTER
 
-    with Service(tmp_path / "second.log", WATCHLY_HOME=str(home), LOG_LEVEL="warning") as service:
+    with (
+        Service(tmp_path / "second.log", WATCHLY_HOME=str(home), LOG_LEVEL="warning") as service,
+        httpx.Client(base_url=service.url) as client,
+    ):
         for movie_id, title in answered.items():
-            movie = httpx.get(f"{service.url}/api/movies/{movie_id}").json()
+            movie = client.get(f"/api/movies/{movie_id}").json()
             assert (movie["title"], movie["description"], movie["version"]) == (title, "x" * 500, 1)
         with EmbeddedPostgres(home) as url, psycopg.connect(url) as connection:
             assert connection.execute(BROKEN).fetchall() == []

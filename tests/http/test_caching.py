@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.http.conftest import Client, Configure
-from tests.services import Service, as_url, run, wait_until
+from tests.services import NO_CERTIFICATES, Service, as_url, run, wait_until
 from tests.valkeys import ValkeyServer
 
 pytestmark = pytest.mark.anyio
@@ -127,16 +127,16 @@ def test_workers_read_what_was_written_at_its_position_and_soon_without(api: htt
     place = api.post("/api/movies", json={"title": "Heat"}).headers["Location"]
     for number in range(20):
         for _ in range(3):
-            with httpx.Client(base_url=api.base_url) as another:
+            with httpx.Client(base_url=api.base_url, verify=NO_CERTIFICATES) as another:
                 assert another.get(place).status_code == 200
         patched = api.patch(place, json={"title": f"Heat {number}"})
         for _ in range(3):
-            with httpx.Client(base_url=api.base_url) as another:
+            with httpx.Client(base_url=api.base_url, verify=NO_CERTIFICATES) as another:
                 seen = another.get(place, headers={POSITION: patched.headers[POSITION]})
                 assert seen.json() == patched.json()
 
         def is_everywhere() -> bool:
-            with httpx.Client(base_url=api.base_url) as another:
+            with httpx.Client(base_url=api.base_url, verify=NO_CERTIFICATES) as another:
                 return bool(another.get(place).json() == patched.json())  # noqa: B023 - called at once
 
         wait_until(is_everywhere, "it was seen without a position")
@@ -151,7 +151,7 @@ def test_hits_and_misses_of_all_workers_are_shown(api: httpx.Client) -> None:
         return sum(float(line.removeprefix(name)) for line in page.splitlines() if line.startswith(name))
 
     def is_counted() -> bool:
-        with httpx.Client(base_url=api.base_url) as another:
+        with httpx.Client(base_url=api.base_url, verify=NO_CERTIFICATES) as another:
             another.get(place)
         return counted("miss", "none") > 0 and counted("hit", "local") > 0
 

@@ -417,6 +417,29 @@ def test_a_service_that_is_stopped_while_it_starts_is_no_failure(fresh_home: Pat
     assert not (fresh_home / "postgres/data/postmaster.pid").exists()
 
 
+def test_a_module_that_never_ends_loading_does_not_hold_up_the_stop(fresh_home: Path, tmp_path: Path) -> None:
+    # As a signal in the midst of an import can leave it behind.
+    lines = (
+        "import _frozen_importlib",
+        "lock = _frozen_importlib._get_module_lock('litestar.app')",
+        "lock.acquire()",
+    )
+    (tmp_path / "sitecustomize.py").write_text("\n".join(lines))
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen(
+        [WATCHLY, "serve", "--port", "0"],
+        stderr=subprocess.PIPE,
+        env=environment(WATCHLY_HOME=str(fresh_home), PYTHONPATH=path),
+        cwd="/",
+        start_new_session=True,
+    ) as service:
+        wait_until((fresh_home / "postgres").exists, "it has begun")
+        service.terminate()
+        assert service.wait(60) == 0
+        assert service.stderr is not None
+        assert b"Traceback" not in service.stderr.read()
+
+
 def test_sweep_drops_old_events_and_receipts_as_well(home: Path, tmp_path: Path) -> None:
     with Service(tmp_path / "log", WATCHLY_HOME=str(home), SWEEP_INTERVAL="0") as service:
         movies = f"{service.url}/api/movies"

@@ -246,6 +246,33 @@ async def test_a_body_that_stops_arriving_is_not_waited_for(
         assert "request_timeout" in operation["responses"]["408"]["description"]
 
 
+@pytest.mark.parametrize(
+    ("length", "encoding", "status"),
+    [("17", None, 201), ("17", "chunked", 408), ("16", None, 408), ("99", None, 408), ("+17", None, 408)],
+)
+async def test_a_body_ends_with_the_last_byte_that_was_announced(
+    configure_fakes: Configure,
+    monkeypatch: pytest.MonkeyPatch,
+    length: str,
+    encoding: str | None,
+    status: int,
+) -> None:
+    monkeypatch.setattr(requests, "BODY_WAIT", 0.05)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"title"'
+        yield b': "Heat"}'
+        await asyncio.Event().wait()
+
+    headers = {"Content-Type": "application/json", "Content-Length": length}
+    if encoding is not None:
+        headers["Transfer-Encoding"] = encoding
+    async with client_of(configure_fakes()) as client, asyncio.timeout(30):
+        response = await client.post("/api/movies", content=body(), headers=headers)
+
+    assert response.status_code == status
+
+
 # ---- the kinds ----
 
 

@@ -1,6 +1,7 @@
 """How the server starts and stops, seen from outside: each test runs this file as a service."""
 
 import asyncio
+import gc
 import http.client
 import itertools
 import os
@@ -137,8 +138,15 @@ class App:
             while True:
                 await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
                 await asyncio.sleep(0.01)
-        body = bytes(50_000_000) if path == "/big" else str(os.getpid()).encode()
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        await send({"type": "http.response.body", "body": what_is_at(path), "more_body": False})
+
+
+def what_is_at(path: str) -> bytes:
+    if path == "/big":
+        return bytes(50_000_000)
+    if path == "/collector":
+        return msgspec.json.encode([gc.get_freeze_count(), *gc.get_threshold()])
+    return str(os.getpid()).encode()
 
 
 def pester(app: App) -> None:
@@ -486,6 +494,23 @@ def test_a_worker_whose_loop_is_blocked_is_killed_in_the_end(run: Runner) -> Non
     request.close()
 
 
+def test_workers_give_no_two_requests_the_same_id(run: Runner) -> None:
+    """They are made of one process, as it was when they began."""
+    service = run(Plan(workers=2))
+    service.heard("started", 2)
+    workers: set[int] = set()
+    ids: list[str | None] = []
+    deadline = time.monotonic() + PATIENCE
+    while len(workers) < 2 or len(ids) < 20:
+        assert time.monotonic() < deadline
+        with reply(service.ask("/fast")) as response:
+            workers.add(int(response.read()))
+            ids.append(response.headers["x-request-id"])
+    assert len(set(ids)) == len(ids)
+    service.process.terminate()
+    assert service.ended() == 0
+
+
 def test_signals_sent_to_a_worker_alone_change_nothing(run: Runner) -> None:
     service = run(Plan(workers=1))
     worker = int(service.heard("started")[0].split()[1])
@@ -541,6 +566,14 @@ def test_a_worker_that_was_killed_is_replaced_and_service_goes_on(run: Runner) -
     service.process.terminate()
     assert service.ended() == 0
     assert service.errors == [f"watchly: worker {first} died, starting another"]
+
+
+def test_workers_leave_what_was_there_at_the_start_to_no_collector(run: Runner) -> None:
+    service = run(Plan())
+    with reply(service.ask("/collector")) as response:
+        frozen, *thresholds = msgspec.json.decode(response.read(), type=list[int])
+    assert frozen > 10_000
+    assert tuple(thresholds) == server.COLLECT_EVERY
 
 
 def test_what_keeps_the_service_is_called_until_the_stop(run: Runner, tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Final
 
-from watchly_adapters.filesystem.files import OpenFile, closing, copy
+from watchly_adapters.filesystem.files import OpenFile, closing, copy, read_small
 from watchly_adapters.filesystem.folders import Folders, sync, translating
 from watchly_adapters.filesystem.renditions import Renditions
 from watchly_adapters.filesystem.uploads import Uploads
@@ -116,6 +116,14 @@ class FilesystemImages:
             if file.size <= _SMALL_BYTES:
                 opened.close()  # which is done before a thread has heard of it
 
+    async def content(self, key: str, rendition: Rendition | None = None, *, at_most: int) -> bytes | None:
+        """All that `read` would give, in one turn of a thread; None where that is more than `at_most` bytes.
+
+        Raises:
+            ImageNotFound: there is nothing.
+        """
+        return await self._reads.run(lambda: self._content(key, rendition, at_most))
+
     async def render(self, key: str, rendition: Rendition, render: Render) -> None:
         """Keep what `render` makes of the original, unless that rendition is kept already.
 
@@ -186,13 +194,27 @@ class FilesystemImages:
 
     def _open(self, key: str, rendition: Rendition | None, opened: ExitStack) -> OpenFile:
         """Open a file for `opened` to close, also when the caller has gone before it hears of it."""
-        nothing = ImageNotFound(f"no image is kept under {key!r}")
-        if not is_key(key):
-            raise nothing
-        with translating():
-            try:
-                if rendition is not None:
-                    return self._renditions.open(key, rendition, opened)
-                return OpenFile(self._folders.original(key), self._reads, opened)
-            except FileNotFoundError:
-                raise nothing from None
+        with _reading(key):
+            if rendition is not None:
+                return self._renditions.open(key, rendition, opened)
+            return OpenFile(self._folders.original(key), self._reads, opened)
+
+    def _content(self, key: str, rendition: Rendition | None, at_most: int) -> bytes | None:
+        with _reading(key):
+            if rendition is not None:
+                return self._renditions.content(key, rendition, at_most)
+            small = read_small(self._folders.original(key), at_most)
+            return None if small is None else small.content
+
+
+@contextmanager
+def _reading(key: str) -> Iterator[None]:
+    """What finds no file has found no image of this key."""
+    nothing = ImageNotFound(f"no image is kept under {key!r}")
+    if not is_key(key):
+        raise nothing
+    with translating():
+        try:
+            yield
+        except FileNotFoundError:
+            raise nothing from None

@@ -8,7 +8,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, NamedTuple
 
 from watchly_adapters.filesystem.folders import translating
 from watchly_core.errors import Unavailable
@@ -67,12 +67,38 @@ class OpenFile:
         with translating(), self._using:
             chunk = os.pread(self._file.fileno(), size, start)
         if not chunk:
-            raise Unavailable("image_store", "a file became shorter while it was read")
+            raise _shortened()
         return chunk
 
     def _close(self) -> None:
         with self._using:
             self._file.close()
+
+
+class Small(NamedTuple):
+    """A file that was read at once: its content, and when that was written, in nanoseconds."""
+
+    content: bytes
+    written: int
+
+
+def read_small(path: Path, at_most: int) -> Small | None:
+    """All of a file; None of one that has more than `at_most` bytes.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        status = os.fstat(descriptor)
+        if status.st_size > at_most:
+            return None
+        content = os.read(descriptor, status.st_size)
+    finally:
+        os.close(descriptor)
+    if len(content) < status.st_size:
+        raise _shortened()
+    return Small(content, status.st_mtime_ns)
 
 
 def copy(source: IO[bytes], target: int, stop: threading.Event) -> None:
@@ -183,6 +209,10 @@ def _copy_by_kernel(source: IO[bytes], size: int, target: int, stop: threading.E
             _look(stop)
             os.fdatasync(target)
     return at
+
+
+def _shortened() -> Unavailable:
+    return Unavailable("image_store", "a file became shorter while it was read")
 
 
 def _look(stop: threading.Event) -> None:

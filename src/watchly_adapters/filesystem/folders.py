@@ -51,7 +51,7 @@ class Folders:
             ValueError: `key` has not the form of a key.
         """
         require_key(key)
-        return self._directory / key[:2] / key[2:4] / key
+        return self._directory.joinpath(key[:2], key[2:4], key)
 
     def rendition(self, key: str, rendition: Rendition) -> Path:
         """Where a rendition of it lies."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
-from watchly_adapters.filesystem.files import Locked, OpenFile, closing, is_at, lock, write
+from watchly_adapters.filesystem.files import Locked, OpenFile, closing, is_at, lock, read_small, write
 from watchly_adapters.filesystem.folders import Folders, translating
 from watchly_core.errors import ImageNotFound, Unavailable
 from watchly_core.images import Rendition, is_key
@@ -49,11 +49,21 @@ class Renditions:
         Raises:
             FileNotFoundError: there is none of the present original.
         """
-        # In this order, for a new original comes before its rendition.
         file = OpenFile(self._folders.rendition(key, rendition), self._reads, opened)
-        if self._folders.original(key).stat().st_mtime_ns != file.written:
-            raise FileNotFoundError
+        self._require_present(key, file.written)
         return file
+
+    def content(self, key: str, rendition: Rendition, at_most: int) -> bytes | None:
+        """All of a rendition; None of one that has more than `at_most` bytes.
+
+        Raises:
+            FileNotFoundError: there is none of the present original.
+        """
+        small = read_small(self._folders.rendition(key, rendition), at_most)
+        if small is None:
+            return None
+        self._require_present(key, small.written)
+        return small.content
 
     async def render(self, key: str, rendition: Rendition, render: Render) -> None:
         """Make a rendition, unless it is there.
@@ -71,6 +81,11 @@ class Renditions:
         """Drop all renditions of an image."""
         for path in self._folders.renditions(key):
             path.unlink(missing_ok=True)
+
+    def _require_present(self, key: str, written: int) -> None:
+        # After a rendition was opened, for a new original comes before its rendition.
+        if self._folders.original(key).stat().st_mtime_ns != written:
+            raise FileNotFoundError
 
     async def _rendered(self, key: str, rendition: Rendition, render: Render) -> bool:
         turn = self._turns.setdefault(key, asyncio.Lock())

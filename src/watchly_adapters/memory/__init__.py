@@ -10,8 +10,8 @@ import asyncio
 import re
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -312,6 +312,9 @@ class MemoryTransaction:
         self.api_keys, self.signing_keys = self.people.api_keys, self.people.signing_keys
         self.throttles = self.people.throttles
 
+    async def hurry(self) -> None:
+        """See the port: it waits for its turn alone."""
+
 
 class MemoryMovies:
     """Satisfies `ports.MovieRepository`."""
@@ -339,10 +342,23 @@ class MemoryMovies:
             raise MovieNotFound(movie_id)
         return movie
 
+    async def get_free(self, movie_ids: Collection[int]) -> Sequence[Movie]:
+        """See the port: whoever has the turn holds them all."""
+        movies = []
+        for movie_id in movie_ids:
+            with suppress(MovieNotFound):
+                movies.append(await self.get(movie_id))
+        return movies
+
     async def replace(self, movie: Movie) -> None:
         """See the port."""
         await self.get(movie.id)
         self.changes[movie.id] = movie
+
+    async def replace_many(self, movies: Sequence[Movie]) -> None:
+        """See the port."""
+        for movie in movies:
+            await self.replace(movie)
 
     async def remove(self, movie_id: int) -> None:
         """See the port."""

@@ -57,15 +57,16 @@ class MemoryImages:
     @asynccontextmanager
     async def read(self, key: str, rendition: Rendition | None = None) -> AsyncIterator[ImageFile]:
         """See the port."""
-        kept = self._find(key)
-        content = kept.content if rendition is None else kept.renditions.get(rendition.name)
-        if content is None:
-            raise ImageNotFound(f"that rendition of {key} was not made")
-        file = _File(content)
+        file = _File(self._content(key, rendition))
         try:
             yield file
         finally:
             file.closed = True
+
+    async def content(self, key: str, rendition: Rendition | None = None, *, at_most: int) -> bytes | None:
+        """See the port."""
+        content = self._content(key, rendition)
+        return content if len(content) <= at_most else None
 
     async def render(self, key: str, rendition: Rendition, render: Render) -> None:
         """See the port."""
@@ -119,6 +120,13 @@ class MemoryImages:
             if not file.closed:
                 upload.content[:] = file.getvalue()
             upload.busy = False
+
+    def _content(self, key: str, rendition: Rendition | None) -> bytes:
+        kept = self._find(key)
+        content = kept.content if rendition is None else kept.renditions.get(rendition.name)
+        if content is None:
+            raise ImageNotFound(f"that rendition of {key} was not made")
+        return content
 
     def _find(self, key: str) -> _Kept:
         try:

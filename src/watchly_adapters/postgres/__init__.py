@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from watchly_adapters.postgres.api_keys import PostgresApiKeys
 from watchly_adapters.postgres.events import PostgresEvents, read_identity
@@ -14,6 +14,7 @@ from watchly_adapters.postgres.migrate import migrate
 from watchly_adapters.postgres.movies import PostgresMovies
 from watchly_adapters.postgres.numbering import Listening, Numbering
 from watchly_adapters.postgres.people import PostgresPeopleQueries
+from watchly_adapters.postgres.pipelines import PipelinedConnection
 from watchly_adapters.postgres.pool import HostConnection, Pool
 from watchly_adapters.postgres.positions import Positions
 from watchly_adapters.postgres.queries import PostgresMovieQueries
@@ -22,12 +23,15 @@ from watchly_adapters.postgres.relays import PostgresRelayLedger
 from watchly_adapters.postgres.replicas import Replica, ReplicaQueries
 from watchly_adapters.postgres.sessions import PostgresSessions
 from watchly_adapters.postgres.signing_keys import PostgresSigningKeys
+from watchly_adapters.postgres.statements import Statement
 from watchly_adapters.postgres.throttles import PostgresThrottles
 from watchly_adapters.postgres.turns import turn
 from watchly_adapters.postgres.users import PostgresUsers
 from watchly_core.ports import MovieQueries
 
 __all__ = ["PostgresDatabase", "PostgresTransaction", "migrate"]
+
+_HURRY: Final = Statement("SET LOCAL lock_timeout = '100ms'")
 
 
 class PostgresDatabase:
@@ -152,6 +156,7 @@ class PostgresTransaction:
     """
 
     def __init__(self, connection: HostConnection, *, remembers: bool = False) -> None:
+        self._connection = connection
         self.movies = PostgresMovies(connection, remembers=remembers)
         self.events = PostgresEvents(connection)
         self.images = PostgresImageLedger(connection)
@@ -162,3 +167,9 @@ class PostgresTransaction:
         self.api_keys = PostgresApiKeys(connection)
         self.signing_keys = PostgresSigningKeys(connection)
         self.throttles = PostgresThrottles(connection)
+
+    async def hurry(self) -> None:
+        """See the port."""
+        # How long a host's own statements wait is the host's affair.
+        if isinstance(self._connection, PipelinedConnection):
+            await _HURRY.later(self._connection)

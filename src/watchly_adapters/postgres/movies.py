@@ -6,7 +6,7 @@ Times are stored as the older system stored them, without a zone and in UTC.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -62,7 +62,7 @@ def _added(movie_id: int, unknown: list[str]) -> tuple[int, list[str]]:
     return movie_id, unknown
 
 
-def _added_some(ids: list[int], unknown: list[str]) -> tuple[list[int], list[str]]:
+def _written_some(ids: list[int], unknown: list[str]) -> tuple[list[int], list[str]]:
     return ids, unknown
 
 
@@ -88,6 +88,11 @@ COLUMNS: Final = (
 GET: Final = "SELECT" + COLUMNS + "FROM movies WHERE id = %s"
 _GET_LOCKED: Final = Query(
     "SELECT" + COLUMNS + "FROM movies WHERE id = %s::bigint FOR UPDATE", as_movie, binary=True
+)
+_GET_FREE: Final = Query(
+    "SELECT" + COLUMNS + "FROM movies WHERE id = ANY(%s::bigint[]) FOR UPDATE SKIP LOCKED",
+    as_movie,
+    binary=True,
 )
 _UNKNOWN: Final = "ARRAY(" + SELECT_UNKNOWN + ")"
 _ADD: Final = Query(
@@ -122,7 +127,7 @@ _ADD_SOME: Final = Query(
     SELECT ARRAY(SELECT id FROM added),
     """
     + _UNKNOWN,
-    _added_some,
+    _written_some,
 )
 #: The sequence of the ids: that of an adopted table may have any name.
 IDS: Final = """
@@ -152,6 +157,27 @@ _REPLACE: Final = Query(
     """
     + _UNKNOWN,
     _unknown,
+)
+_REPLACE_SOME: Final = Query(
+    """
+    WITH replaced AS (
+        UPDATE movies
+        SET title = given.title, description = given.description, release_year = given.release_year,
+            genre = given.genre, image_url = given.image_url, image = given.image, version = given.version,
+            created_at = given.created_at, updated_at = given.updated_at,
+            title_key = given.title_key, search = given.search::tsvector, search_version = given.version
+        FROM json_to_recordset(%s::text::json) AS given (
+            id bigint, title text, description text, release_year integer, genre text, image_url text,
+            image jsonb, version integer, created_at timestamp, updated_at timestamp,
+            title_key text, search text
+        )
+        WHERE movies.id = given.id
+        RETURNING movies.id
+    )
+    SELECT ARRAY(SELECT id FROM replaced),
+    """
+    + _UNKNOWN,
+    _written_some,
 )
 _RESTORE: Final = Query(
     """
@@ -252,7 +278,7 @@ class PostgresMovies:
         for draft in drafts:
             searched = index(draft)
             words.update(searched.words)
-            rows.append({**asdict(draft), "title_key": searched.title_key, "search": searched.search})
+            rows.append(asdict(draft) | _search_columns(searched))
         stored = stored_time(at)
         row = await _ADD_SOME.row(self._connection, (stored, stored, _encode(rows).decode(), list(words)))
         if row is None or len(row[0]) != len(drafts):  # there is an id for each that is inserted
@@ -273,6 +299,11 @@ class PostgresMovies:
             raise MovieNotFound(movie_id)
         return movie
 
+    async def get_free(self, movie_ids: Collection[int]) -> Sequence[Movie]:
+        """See the port."""
+        known = [movie_id for movie_id in movie_ids if bigint(movie_id) is not None]
+        return await _GET_FREE.rows(self._connection, (known,))
+
     async def replace(self, movie: Movie) -> None:
         """See the port."""
         searched = index(movie)
@@ -280,6 +311,22 @@ class PostgresMovies:
         unknown = await _REPLACE.row(self._connection, values)
         if unknown is None:
             raise MovieNotFound(movie.id)
+        await self._vocabulary.add(unknown)
+
+    async def replace_many(self, movies: Sequence[Movie]) -> None:
+        """See the port."""
+        rows = []
+        words: set[str] = set()
+        for movie in movies:
+            searched = index(movie)
+            words.update(searched.words)
+            times = {"created_at": stored_time(movie.created_at), "updated_at": stored_time(movie.updated_at)}
+            rows.append(asdict(movie) | times | _search_columns(searched))
+        row = await _REPLACE_SOME.row(self._connection, (_encode(rows).decode(), list(words)))
+        ids, unknown = row or ([], [])
+        for movie in movies:
+            if movie.id not in ids:
+                raise MovieNotFound(movie.id)
         await self._vocabulary.add(unknown)
 
     async def remove(self, movie_id: int) -> None:
@@ -314,6 +361,10 @@ def _values(movie: Movie, searched: Searched) -> tuple[str | int | datetime | No
         searched.search,
         movie.version,
     )
+
+
+def _search_columns(searched: Searched) -> dict[str, str]:
+    return {"title_key": searched.title_key, "search": searched.search}
 
 
 def _rows(movies: Sequence[Movie], stored: str, words: set[str]) -> list[tuple[object, ...]]:

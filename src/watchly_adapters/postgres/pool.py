@@ -62,7 +62,7 @@ _BY_CLASS: Final = {
     "58": "the server's disk or system failed",
 }
 #: Those that come of what the transaction itself did: it was undone, and another one fares better.
-_UNDOING: Final = ("40", "54")
+_UNDOING: Final = ("40", "54", "55")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ CREATE TABLE movies (
     search_version integer
 );
 
-CREATE INDEX watchly_movies_search ON movies USING gin (search);
+CREATE INDEX watchly_movies_search ON movies USING gin (search) WITH (gin_pending_list_limit = 256);
 CREATE INDEX watchly_movies_title ON movies (title_key, title COLLATE "C", id);
 CREATE INDEX watchly_movies_release_year ON movies (release_year, id);
 CREATE INDEX watchly_movies_release_year_down ON movies (release_year DESC, id);

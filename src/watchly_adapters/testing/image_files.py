@@ -112,6 +112,23 @@ class ServedStoreContract(ImageStoreContract[ServedStore]):
         assert all(chunks)
         assert b"".join(chunks) == image[start:end]
 
+    @pytest.mark.parametrize("size", [200, _BORDER - 1, _BORDER, _BORDER + 1])
+    async def test_all_of_it_is_said_at_once_up_to_a_size(self, store: ServedStore, size: int) -> None:
+        key, image = new_key(), samples.png(size)
+        await put(store, key, image)
+        await store.render(key, THUMBNAIL, _saying(image[::-1]))
+        for rendition, content in ((None, image), (THUMBNAIL, image[::-1])):
+            assert await store.content(key, rendition, at_most=size) == content
+            assert await store.content(key, rendition, at_most=_SIZE) == content
+            assert await store.content(key, rendition, at_most=size - 1) is None
+
+    async def test_an_empty_rendition_is_said_at_once(self, store: ServedStore) -> None:
+        key = new_key()
+        await put(store, key, samples.png(1_000))
+        await store.render(key, THUMBNAIL, _saying(b""))
+        assert await store.content(key, THUMBNAIL, at_most=0) == b""
+        assert await store.content(key, at_most=0) is None
+
     async def test_one_file_is_read_by_several_at_once(self, store: ServedStore) -> None:
         key, image = new_key(), samples.png(_SIZE)
         await put(store, key, image)
@@ -162,6 +179,8 @@ class ServedStoreContract(ImageStoreContract[ServedStore]):
         with pytest.raises(ImageNotFound):
             async with store.read(key, rendition):
                 raise AssertionError("there is something")
+        with pytest.raises(ImageNotFound):
+            await store.content(key, rendition, at_most=_SIZE)
 
     async def test_a_rendition_is_there_when_it_was_made(self, store: ServedStore) -> None:
         key, image, rendering = new_key(), samples.png(1_000), Rendering()
@@ -307,13 +326,16 @@ class ServedStoreContract(ImageStoreContract[ServedStore]):
 
 
 async def read(store: ServedStore, key: str, rendition: Rendition | None = None) -> bytes | None:
-    """All of an image or a rendition; None if there is none."""
+    """All of an image or a rendition, which the store says in either way; None if there is none."""
     try:
         async with store.read(key, rendition) as file:
             content = b"".join([chunk async for chunk in file.chunks()])
     except ImageNotFound:
+        with pytest.raises(ImageNotFound):
+            await store.content(key, rendition, at_most=_SIZE)
         return None
     assert len(content) == file.size
+    assert await store.content(key, rendition, at_most=len(content)) == content
     return content
 
 

@@ -129,6 +129,52 @@ class MovieStoreContract(StoreContract):
             await tx.movies.replace(added)
         assert await store.queries.get(added.id) == added
 
+    async def test_replace_many_is_replace_for_each(self, store: Store) -> None:
+        async with store.transactions() as tx:
+            first, second, untouched = await tx.movies.add_many([HEAT, BARE, HEAT], NOON)
+        changed = [
+            Movie(
+                second.id,
+                "Heat 2'; \\ \"Ü𝕬",
+                "%s\n\t",
+                None,
+                "ß",
+                "https://images.example/heat.jpg",
+                Image(new_key(), 600, 900, "jpeg", 81_234),
+                7,
+                None,
+                LATER,
+            ),
+            Movie(first.id, "Ronin", None, 2_024, None, None, None, 2, NOON, None),
+        ]
+        async with store.transactions() as tx:
+            await tx.movies.replace_many(changed)
+            assert await tx.movies.get(second.id) == changed[0]
+        for movie in (*changed, untouched):
+            assert await store.queries.get(movie.id) == movie
+        assert (await store.queries.find(MovieQuery(q="heat 2"))).data == (changed[0],)
+
+    async def test_replace_many_misses_whoever_is_not_there(self, store: Store) -> None:
+        async with store.transactions() as tx:
+            kept, gone = await tx.movies.add_many([HEAT, BARE], NOON)
+            await tx.movies.remove(gone.id)
+        with pytest.raises(MovieNotFound) as missed:
+            async with store.transactions() as tx:
+                await tx.movies.replace_many([msgspec.structs.replace(kept, title="Heat 2"), gone])
+        assert missed.value.movie_id == gone.id
+        assert await store.queries.get(kept.id) == kept
+
+    async def test_those_that_are_there_are_got_together(self, store: Store) -> None:
+        async with store.transactions() as tx:
+            first, gone, second = await tx.movies.add_many([HEAT, BARE, BARE], NOON)
+            await tx.movies.remove(gone.id)
+        async with store.transactions() as tx:
+            some = [second.id, gone.id, 0, -1, 2**63, 2**100, -(2**100), first.id]
+            found = {movie.id: movie for movie in await tx.movies.get_free(some)}
+            assert found == {first.id: first, second.id: second}
+            assert list(await tx.movies.get_free([])) == []
+            await tx.movies.replace_many([])
+
     async def test_replacing_or_removing_nothing_is_an_error(self, store: Store) -> None:
         async with store.transactions() as tx:
             gone = await tx.movies.add(BARE, NOON)
@@ -244,5 +290,16 @@ class MovieStoreContract(StoreContract):
                 await asyncio.sleep(0)
                 await tx.movies.replace(msgspec.structs.replace(movie, version=movie.version + 1))
 
+        async def raise_version_if_free() -> None:
+            async with store.transactions() as tx:
+                free = await tx.movies.get_free([added.id])
+                await asyncio.sleep(0)
+                raised = [msgspec.structs.replace(movie, version=movie.version + 1) for movie in free]
+                await tx.movies.replace_many(raised)
+            if not free:
+                await raise_version()
+
         await asyncio.gather(*(raise_version() for _ in range(25)))
         assert (await store.queries.get(added.id)).version == 26
+        await asyncio.gather(*(raise_version_if_free() for _ in range(25)))
+        assert (await store.queries.get(added.id)).version == 51

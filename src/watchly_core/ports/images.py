@@ -124,6 +124,14 @@ class ImageFiles(Protocol):
         """
         ...
 
+    async def content(self, key: str, rendition: Rendition | None = None, *, at_most: int) -> bytes | None:
+        """All that `read` would give, at once; None where that is more than `at_most` bytes.
+
+        Raises:
+            ImageNotFound: there is nothing, or that rendition was not made yet.
+        """
+        ...
+
     async def render(self, key: str, rendition: Rendition, render: Render) -> None:
         """Keep what `render` makes of the original, unless that rendition is kept already.
 

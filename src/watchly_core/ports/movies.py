@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -105,11 +105,26 @@ class MovieRepository(Protocol):
         """
         ...
 
+    async def get_free(self, movie_ids: Collection[int]) -> Sequence[Movie]:
+        """Those of these movies that are there and that no other transaction holds, held as by `get`.
+
+        It waits for none of them. Any integers may be given.
+        """
+        ...
+
     async def replace(self, movie: Movie) -> None:
         """Store `movie` in place of the one with its id; its `version` is another one.
 
         Raises:
             MovieNotFound: there is none.
+        """
+        ...
+
+    async def replace_many(self, movies: Sequence[Movie]) -> None:
+        """Like `replace` for each of these movies, of which no two have the same id.
+
+        Raises:
+            MovieNotFound: one of them is not there.
         """
         ...
 

@@ -20,6 +20,13 @@ from watchly_core.ports.relays import RelayLedger
 class Transaction(Protocol):
     """The stores, all writing into one transaction."""
 
+    async def hurry(self) -> None:
+        """From here on, wait for other transactions a moment at most: what would take longer raises `Undone`.
+
+        A transaction that is a host's, or has to wait for its turn as a whole, waits all the same.
+        """
+        ...
+
     @property
     def movies(self) -> MovieRepository:
         """Movies."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from watchly_core.api_keys import ApiKeys
 
 #: Addresses that only this machine reaches.
+#: Seconds in which all is loaded, also on a slow machine.
+_LOADED_WITHIN: Final = 5.0
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1"))
 
 
@@ -56,7 +58,7 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     _refuse_open(settings)
     logs.configure(settings)
     # The framework takes as long to load as the database to start: do both at once.
-    loading = threading.Thread(target=_load)
+    loading = threading.Thread(target=_load, daemon=True)
     loading.start()
     # Before there is anything to drain, every way of asking for a stop is the same.
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -71,7 +73,9 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     except KeyboardInterrupt:
         sys.exit(0)
     finally:
-        loading.join()  # a module that is still loading takes the end of the interpreter for a fault
+        # A module that is still loading takes the end of the interpreter for a fault. One may load for ever,
+        # for a signal in the midst of another import can leave Python's own lock of it behind.
+        loading.join(_LOADED_WITHIN)
 
 
 def _load() -> None:
