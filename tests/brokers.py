@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -66,8 +66,13 @@ async def looking(server: Nats) -> AsyncIterator[JetStreamContext]:
 class Kept:
     """A message as the server keeps it."""
 
-    def __init__(self, subject: str, message_id: str, body: bytes) -> None:
-        self.subject, self.id, self.body = subject, message_id, body
+    def __init__(self, subject: str, headers: Mapping[str, str], body: bytes) -> None:
+        self.subject, self.headers, self.body = subject, headers, body
+
+    @property
+    def id(self) -> str:
+        """By which the server drops repeats."""
+        return self.headers["Nats-Msg-Id"]
 
 
 async def kept(server: Nats) -> list[Kept]:
@@ -77,6 +82,5 @@ async def kept(server: Nats) -> list[Kept]:
         found = []
         for number in range(info.state.first_seq, info.state.last_seq + 1):
             message = await stream.get_msg(STREAM, number)
-            headers = message.headers or {}
-            found.append(Kept(message.subject or "", headers["Nats-Msg-Id"], message.data or b""))
+            found.append(Kept(message.subject or "", message.headers or {}, message.data or b""))
         return found

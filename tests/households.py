@@ -40,6 +40,7 @@ class Household:
         everybody: what everybody may do.
         people: the read side of the store, unless it is that of the house.
         transactions: its write side, likewise.
+        tokens_alone: whether a token is enough to tell who somebody is.
     """
 
     def __init__(  # noqa: PLR0913 - each is a part of its own
@@ -51,6 +52,7 @@ class Household:
         everybody: frozenset[Permission] = frozenset(),
         people: PeopleQueries | None = None,
         transactions: Transactions | None = None,
+        tokens_alone: bool = False,
     ) -> None:
         self.house, self.people = house, people or house.store.people
         transactions = transactions or house.store.transactions
@@ -62,7 +64,12 @@ class Household:
         self.sessions = Sessions(reads, transactions, hasher, self.keys, self.throttle, clock=clock)
         self.api_keys = ApiKeys(reads, transactions, clock=clock)
         self.access = Access(
-            reads, self.keys, self.api_keys, everybody=everybody, clock=clock, ticks=house.ticks
+            None if tokens_alone else reads,
+            self.keys,
+            self.api_keys,
+            everybody=everybody,
+            clock=clock,
+            ticks=house.ticks,
         )
 
     async def add(self, name: str = "ada", role: Role = Role.VIEWER) -> User:

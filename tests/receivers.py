@@ -1,4 +1,4 @@
-"""A receiver of webhooks on this machine, which behaves as it is told."""
+"""A receiver of requests on this machine, which behaves as it is told."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        body = self.rfile.read(int(headers["content-length"]))
+        body = self.rfile.read(int(headers.get("content-length", "0")))
         received = Received(self.path, headers, body)
         behave = self.server.receiver.heard(received)
         behave(self)
+
+    def do_GET(self) -> None:
+        self.do_POST()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
         """Say nothing."""

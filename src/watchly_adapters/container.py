@@ -5,31 +5,32 @@ The only module that knows dependency-injector. `override` a provider to put som
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from functools import partial
+import logging
+from collections.abc import Callable, Iterable
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from dependency_injector import containers, providers
 
+from watchly_adapters.databases import Database
 from watchly_adapters.settings import MEMORY, Settings
+from watchly_adapters.watching import Watch, calls_of, watched
 from watchly_core import Catalogue, Gallery
 from watchly_core.access import Access
 from watchly_core.accounts import Accounts
 from watchly_core.api_keys import ApiKeys
+from watchly_core.clocks import utc_now
 from watchly_core.dispatch import Dispatch
 from watchly_core.errors import Misconfigured
 from watchly_core.messages import Target
 from watchly_core.ports import (
     Cache,
-    ChangeSignal,
     ImageInspector,
     ImageStore,
     MovieQueries,
     PasswordHasher,
-    PeopleQueries,
     Publisher,
     Tokens,
     Transactions,
@@ -41,9 +42,16 @@ from watchly_core.throttle import Throttle
 from watchly_core.webhooks import Webhooks
 
 if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
     from watchly_adapters.cached import CachedQueries
     from watchly_adapters.metrics import Metrics
     from watchly_adapters.nats import NatsPublisher
+    from watchly_adapters.security import PublishedKeys
+    from watchly_adapters.tracing import Tracing
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Where this service hears from an image store elsewhere that an upload has arrived.
 NOTIFICATIONS: Final = "/webhooks/cloudinary"
@@ -51,72 +59,7 @@ NOTIFICATIONS: Final = "/webhooks/cloudinary"
 _NO_PEOPLE: Final = "accounts need libraries: pip install 'watchly[people]'"
 
 
-class Database(AbstractAsyncContextManager["Database"], Protocol):
-    """What a database adapter offers; it is entered while the application runs."""
-
-    @property
-    def queries(self) -> MovieQueries:
-        """The read side, as whoever is about to write has to see it."""
-        ...
-
-    @property
-    def reads(self) -> MovieQueries:
-        """The read side for others: that of a replica, where there is one."""
-        ...
-
-    @property
-    def position(self) -> str | None:
-        """Where all that was done here can be seen, for `MovieQueries.at`; None before anything was."""
-        ...
-
-    @property
-    def replica_answers(self) -> bool | None:
-        """Whether the replica answers at present; None where there is none."""
-        ...
-
-    @property
-    def transactions(self) -> Transactions:
-        """The write side."""
-        ...
-
-    @property
-    def people(self) -> PeopleQueries:
-        """The read side of people."""
-        ...
-
-    @property
-    def signal(self) -> ChangeSignal:
-        """Tells of new changes, those of other processes as well, while the database is entered."""
-        ...
-
-    async def identity(self) -> str:
-        """The name of the catalogue: no other one has it, nor this one when it is put back to what it was.
-
-        Raises:
-            Unavailable: the database does not answer.
-        """
-        ...
-
-    async def ping(self) -> None:
-        """Ask for a sign of life.
-
-        Raises:
-            Unavailable: there is none.
-        """
-        ...
-
-    def alone(self, task: str) -> AbstractAsyncContextManager[bool]:
-        """Whether no other process is at `task` until the block ends.
-
-        The block is cancelled when that is not certain any more.
-
-        Raises:
-            Unavailable: the database does not answer, or that was so.
-        """
-        ...
-
-
-def make_database(settings: Settings) -> Database:
+def make_database(settings: Settings, watch: Watch | None, metrics: Callable[[], Metrics]) -> Database:
     """The database that DATABASE_URL names; a program that runs the embedded one puts its URL there."""
     if settings.in_memory:
         from watchly_adapters.memory import MemoryDatabase
@@ -128,11 +71,32 @@ def make_database(settings: Settings) -> Database:
 
     # All workers together stay below the 97 connections that a stock server has for users; each listens on
     # one beside its pool. Two may be held for long, by the turns of the sweeper and of the relay.
-    return PostgresDatabase(
+    database = PostgresDatabase(
         settings.database_url,
         max_size=max(3, min(10, 97 // settings.workers - 1)),
         replica_url=settings.read_database_url,
+        watch=watch,
+        on_acquired=None if watch is None else metrics().pools.acquired,
     )
+    if watch is not None:
+        metrics().show_pools(lambda: database.pools)
+    return database
+
+
+def show_backlog(metrics: Metrics, database: Database) -> None:
+    """Show on the page of `metrics` what is still to be done in the background."""
+    from watchly_adapters.gauges import of_backlog
+
+    async def ask() -> Iterable[Metric]:
+        return of_backlog(await database.backlogs.backlog(utc_now()))
+
+    metrics.also(ask)
+
+
+def make_watched_images(settings: Settings, watch: Watch | None) -> ImageStore:
+    """The image store, whose calls are steps."""
+    images = make_images(settings)
+    return watched(images, watch, "image_store", calls_of(images, "image_store"))
 
 
 def make_images(settings: Settings) -> ImageStore:
@@ -181,6 +145,29 @@ def make_tokens(settings: Settings) -> Tokens:
     return SealedTokens(settings.secret_key)
 
 
+def make_published_keys(settings: Settings) -> PublishedKeys | None:
+    """The keys that are published elsewhere, if JWKS_URL says where."""
+    if settings.jwks_url is None:
+        return None
+    try:
+        from watchly_adapters.security import PublishedKeys
+    except ImportError:
+        raise Misconfigured(_NO_PEOPLE) from None
+    return PublishedKeys(settings.jwks_url)
+
+
+def make_access(
+    settings: Settings,
+    database: Database,
+    published: PublishedKeys | None,
+    signing_keys: Callable[[], SigningKeys],
+    api_keys: ApiKeys,
+) -> Access:
+    """What tells who a request is from: by keys and people of the database, or by published keys alone."""
+    people, tokens = (database.people, signing_keys()) if published is None else (None, published)
+    return Access(people, tokens, api_keys, everybody=settings.everybody)
+
+
 def make_broker(nats_url: str) -> NatsPublisher:
     """The broker that NATS_URL names."""
     try:
@@ -195,6 +182,53 @@ def make_metrics() -> Metrics:
     from watchly_adapters.metrics import Metrics
 
     return Metrics()
+
+
+def make_tracing(settings: Settings) -> Tracing | None:
+    """What makes spans, if OTEL_ variables want traces."""
+    if settings.traces is None:
+        return None
+    try:
+        from watchly_adapters import tracing
+    except ImportError:
+        raise Misconfigured("OTEL_ variables need a library: pip install 'watchly[otel]'") from None
+    return tracing.make_tracing(settings.traces)
+
+
+def make_watch(settings: Settings, metrics: Metrics, tracing: Tracing | None) -> Watch:
+    """What is told of all steps."""
+    from watchly_adapters.steps import Steps
+
+    slow = settings.slow_statement.total_seconds()
+    return Steps(metrics.steps, tracing, slow=slow or None, timed=settings.server_timing, tell=_tell_slow)
+
+
+def _tell_slow(statement: str, seconds: float) -> None:
+    fields = {"statement": statement, "ms": round(seconds * 1_000)}
+    logging.getLogger("watchly.statements").warning("slow statement", extra=fields)
+
+
+def use_cases(watch: Watch | None, noun: str, make: Callable[P, T], *parts: P.args, **more: P.kwargs) -> T:
+    """What `make` makes of these parts, whose use cases are steps, named after `noun`."""
+    made = make(*parts, **more)
+    return watched(made, watch, "use_case", calls_of(made, noun))
+
+
+def make_gallery(  # noqa: PLR0913, PLR0917 - as the gallery has them
+    watch: Watch | None,
+    queries: MovieQueries,
+    transactions: Transactions,
+    images: ImageStore,
+    inspector: ImageInspector,
+    max_bytes: int,
+    grace: timedelta,
+) -> Gallery:
+    """The use cases on images, and on uploads straight to their store, which are steps."""
+    gallery = use_cases(
+        watch, "gallery", Gallery, queries, transactions, images, inspector, max_bytes=max_bytes, grace=grace
+    )
+    watched(gallery.uploads, watch, "use_case", calls_of(gallery.uploads, "uploads"))
+    return gallery
 
 
 def make_cache(settings: Settings) -> Cache | None:
@@ -232,30 +266,42 @@ def make_reading(catalogue: Catalogue, database: Database, cached: CachedQueries
     return catalogue.over(database.reads if cached is None else cached)
 
 
-def make_dispatch(settings: Settings, database: Database, relay: Relay) -> Dispatch:
+def make_dispatch(settings: Settings, database: Database, relay: Relay, watch: Watch | None) -> Dispatch:
     """What tells the broker of NATS_URL, and all webhooks, of the changes."""
     brokers: dict[str, Callable[[], Publisher]] = {}
     if settings.nats_url is not None:
         make_broker(settings.nats_url)  # what is missing is said at the start
-        brokers["nats"] = partial(make_broker, settings.nats_url)
+        nats_url = settings.nats_url
+        brokers["nats"] = lambda: _telling(make_broker(nats_url), watch, "broker")
 
     def webhook(target: Target) -> Publisher:
         from watchly_adapters.webhooks import WebhookPublisher
 
-        return WebhookPublisher(target, allow_private=settings.webhook_private)
+        publisher = WebhookPublisher(target, allow_private=settings.webhook_private)
+        return _telling(publisher, watch, "webhook")
 
     return Dispatch(relay, database.transactions, database.signal, brokers=brokers, webhook=webhook)
+
+
+def _telling(publisher: Publisher, watch: Watch | None, target: str) -> Publisher:
+    return watched(publisher, watch, "publish", {"publish": target})
 
 
 class Container(containers.DeclarativeContainer):
     """Every part of a running Watchly, made once, when it is first asked for."""
 
     settings = providers.Dependency(instance_of=Settings)
-    database = providers.Singleton(make_database, settings)
+    metrics = providers.Singleton(make_metrics)
     # Resources tell whether they were made: nobody should make one at the end, only to close it.
-    images = providers.Resource(make_images, settings)
+    tracing = providers.Resource(make_tracing, settings)
+    watch = providers.Singleton(make_watch, settings, metrics, tracing)
+    database = providers.Singleton(make_database, settings, watch, metrics.provider)
+    images = providers.Resource(make_watched_images, settings, watch)
     inspector = providers.Resource(make_inspector)
-    catalogue = providers.Singleton(
+    catalogue: providers.Singleton[Catalogue] = providers.Singleton(
+        use_cases,
+        watch,
+        "catalogue",
         Catalogue,
         database.provided.queries,
         database.provided.transactions,
@@ -263,12 +309,12 @@ class Container(containers.DeclarativeContainer):
         image_grace=settings.provided.image_grace,
     )
     cache = providers.Singleton(make_cache, settings)
-    metrics = providers.Singleton(make_metrics)
     cached = providers.Singleton(make_cached, settings, database, cache, metrics.provider)
     #: Over a replica or a cache, which may be a little late: for readers who do not write.
     reading = providers.Singleton(make_reading, catalogue, database, cached)
     gallery = providers.Singleton(
-        Gallery,
+        make_gallery,
+        watch,
         database.provided.queries,
         database.provided.transactions,
         images,
@@ -282,18 +328,48 @@ class Container(containers.DeclarativeContainer):
     signing_keys = providers.Singleton(
         SigningKeys, database.provided.people, database.provided.transactions, tokens
     )
-    accounts = providers.Singleton(
-        Accounts, database.provided.people, database.provided.transactions, hasher, throttle
+    accounts: providers.Singleton[Accounts] = providers.Singleton(
+        use_cases,
+        watch,
+        "accounts",
+        Accounts,
+        database.provided.people,
+        database.provided.transactions,
+        hasher,
+        throttle,
     )
-    sessions = providers.Singleton(
-        Sessions, database.provided.people, database.provided.transactions, hasher, signing_keys, throttle
+    sessions: providers.Singleton[Sessions] = providers.Singleton(
+        use_cases,
+        watch,
+        "sessions",
+        Sessions,
+        database.provided.people,
+        database.provided.transactions,
+        hasher,
+        signing_keys,
+        throttle,
     )
-    api_keys = providers.Singleton(ApiKeys, database.provided.people, database.provided.transactions)
+    api_keys: providers.Singleton[ApiKeys] = providers.Singleton(
+        use_cases,
+        watch,
+        "api_keys",
+        ApiKeys,
+        database.provided.people,
+        database.provided.transactions,
+    )
+    published_keys = providers.Singleton(make_published_keys, settings)
     access = providers.Singleton(
-        Access, database.provided.people, signing_keys, api_keys, everybody=settings.provided.everybody
+        make_access, settings, database, published_keys, signing_keys.provider, api_keys
     )
     webhooks = providers.Singleton(Webhooks, catalogue, database.provided.transactions)
     relay = providers.Singleton(
         Relay, catalogue, database.provided.transactions, source=settings.provided.public_url
     )
-    dispatch = providers.Singleton(make_dispatch, settings, database, relay)
+    dispatch = providers.Singleton(make_dispatch, settings, database, relay, watch)
+
+
+def unwatched(settings: Settings) -> Container:
+    """The parts for a command, which is over before anybody looks at its metrics, and loads what it uses."""
+    container = Container(settings=settings)
+    container.watch.override(providers.Object(None))
+    return container

@@ -18,6 +18,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import select
 import shlex
@@ -59,6 +60,7 @@ _LOG_SECONDS = 6 * 86400  # shorter than a week, after which a file of the same 
 _PAUSE = 0.02
 _KEY_CHARACTERS = 32
 _PEER = struct.Struct("3i")  # what SO_PEERCRED tells: process, user, group
+_FULL, _CUT = os.strerror(errno.ENOSPC), "wrote only "  # so many bytes of so many
 _DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 
 # Errors of statements go to the client, which logs them. What is left for the server's own log is rare, and
@@ -402,6 +404,10 @@ def _complaint(*texts: str) -> str:
     """Pick the line that says what went wrong."""
     for text in texts:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
+        # What comes after it has the same cause, and does not say so.
+        if full := next((line for line in lines if _FULL in line or _CUT in line), ""):
+            complaint = re.sub(r"^.*?[A-Z]{5}:  ", "", full)
+            return complaint if _FULL in complaint else f"{complaint}: {_FULL}"
         for mark in ("PANIC:", "FATAL:", "error:"):
             for line in reversed(lines):
                 if mark in line:

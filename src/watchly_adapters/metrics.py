@@ -1,7 +1,7 @@
 """What is counted while the service runs, as Prometheus reads it.
 
-Names and units follow its conventions. A label holds one of a few words that are written here; never an id, a
-path or what somebody sent.
+Names and units follow its conventions. A label holds one of a few words that stand in the code: the template
+of an address, the name of a statement or of an error; never an id, a path or what somebody sent.
 """
 
 from __future__ import annotations
@@ -9,37 +9,33 @@ from __future__ import annotations
 import asyncio
 import platform
 import struct
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
-from typing import Final
+from typing import Final, TypeAlias
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-    openmetrics,
-    values,
-)
+from prometheus_client import CollectorRegistry, generate_latest, openmetrics, start_http_server
 from prometheus_client.metrics_core import InfoMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from watchly_adapters.counts import Telling
+from watchly_adapters.meters import CacheMetrics, PoolFigures, PoolMetrics, RequestMetrics, StepMetrics
+from watchly_adapters.tallies import is_alone
+from watchly_core.errors import Misconfigured
 from watchly_core.threads import Threads
 
-#: Where a cache finds what it is asked for.
-LEVELS: Final = ("local", "shared")
-
-#: Seconds for which hits are added up before they are told: adding up is many times cheaper.
-TOLD_EVERY: Final = 1.0
-#: Bounds of the ages of what a cache answers with, in seconds.
-_AGES: Final = (0.1, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
+#: Seconds that gauges may take which are asked for when a page is written: more than parts have for a sign of
+#: life, so that it shows which of them gives none, and less than Prometheus has for a page.
+_PATIENCE: Final = 4.0
+#: Seconds for which they are kept: anybody may ask for pages.
+_KEPT: Final = 1.0
 #: How often a page is begun that met with a file which another worker had just made, and not yet filled.
 _ATTEMPTS: Final = 3
+
+#: Asks for gauges.
+Ask: TypeAlias = Callable[[], Awaitable[Iterable[Metric]]]
 
 
 class Metrics:
@@ -50,25 +46,60 @@ class Metrics:
 
     Attributes:
         cache: counts what becomes of reads that a cache may answer.
+        requests: counts requests.
+        steps: counts the steps that they take.
+        pools: counts how long connections are waited for.
     """
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
-        self.cache = CacheMetrics(registry)
-        Gauge(
-            "watchly_workers",
-            "Processes that answer requests.",
-            registry=registry,
-            multiprocess_mode="livesum",
-        ).set(1)
-        alone = values.ValueClass is values.MutexValue
+        self._telling = Telling()
+        self.cache = CacheMetrics(registry, self._telling)
+        self.requests = RequestMetrics(registry, self._telling)
+        self.steps = StepMetrics(registry, self._telling)
+        self.pools = PoolMetrics(registry, self._telling)
+        alone = is_alone()
         self._shown = registry if alone else CollectorRegistry()
         if not alone:
             MultiProcessCollector(self._shown)  # type: ignore[no-untyped-call]  # the library has no types there
+        self._asked = _Asked()
         self._shown.register(_Build())
+        self._shown.register(self._asked)
+        self._gauges: list[Ask] = []
+        self._asks: dict[Ask, asyncio.Task[Iterable[Metric]]] = {}
+        self._ask_at = 0.0
         self._thread = Threads(1, "watchly-metrics")
         #: The pages that are wanted and not begun, by whether they are in OpenMetrics.
         self._wanted: dict[bool, asyncio.Task[bytes]] = {}
+
+    def also(self, ask: Ask) -> None:
+        """Show as well what `ask` gives when a page is wanted; nothing, if that fails or takes too long."""
+        self._gauges.append(ask)
+
+    def show_pools(self, pools: Callable[[], Mapping[str, PoolFigures]]) -> None:
+        """Show how these pools of connections are, each by its name."""
+        self._telling.add(partial(self.pools.tell, pools))
+
+    @contextmanager
+    def served(self, host: str, port: int) -> Iterator[None]:
+        """Serve the page while the block runs, for processes that have no other way to show it.
+
+        Raises:
+            Misconfigured: nothing can listen there.
+        """
+        try:
+            server, thread = start_http_server(port, host, self._shown)
+        except OSError as error:
+            raise Misconfigured(
+                f"METRICS_PORT: cannot listen on {host}, port {port}: {error.strerror};"
+                " an example: METRICS_PORT=9464"
+            ) from error
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
 
     async def page(self, *, as_openmetrics: bool = False) -> bytes:
         """All that is counted, in the text format of Prometheus or in OpenMetrics.
@@ -76,12 +107,33 @@ class Metrics:
         It is written in a thread, one page at a time, for it reads a file or more of each worker. Who asks
         while one is written shares the next with all who do.
         """
-        self.cache.tell()
+        self._telling.now()
         page = self._wanted.get(as_openmetrics)
         if page is None or page.done():  # done: cancelled before it was begun
-            page = asyncio.create_task(self._thread.run(partial(self._written, as_openmetrics)))
+            page = asyncio.create_task(self._made(as_openmetrics))
             self._wanted[as_openmetrics] = page
         return await asyncio.shield(page)
+
+    async def _made(self, as_openmetrics: bool) -> bytes:
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._ask_at:
+            self._asked.gauges = [gauge for gauges in await self._answers() for gauge in gauges]
+            self._ask_at = loop.time() + _KEPT
+        return await self._thread.run(partial(self._written, as_openmetrics))
+
+    async def _answers(self) -> Sequence[Iterable[Metric]]:
+        """What is answered in time; who has not given up the last question is not asked another."""
+        for ask in self._gauges:
+            if ask not in self._asks or self._asks[ask].done():
+                self._asks[ask] = asyncio.create_task(_answer(ask))
+        if not self._asks:
+            return ()
+        answered, late = await asyncio.wait(self._asks.values(), timeout=_PATIENCE)
+        for task in late:
+            # Not waited for, and once: what waits for a frozen server does not end by being cancelled.
+            if not task.cancelling():
+                task.cancel()
+        return [task.result() for task in answered if not task.cancelled()]
 
     def _written(self, as_openmetrics: bool) -> bytes:
         self._wanted.pop(as_openmetrics, None)  # whoever asks from now on may have counted more
@@ -92,80 +144,22 @@ class Metrics:
         return write(self._shown)
 
 
-class CacheMetrics:
-    """Counts what becomes of reads that a cache may answer: the `CacheWatch` of a service."""
+class _Asked(Collector):
+    """What was asked for the page that is written."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        reads = Counter(
-            "watchly_cache_reads",
-            "Reads that a cache may answer, by what became of them and where the answer was found.",
-            ("outcome", "level"),
-            registry=registry,
-        )
-        self._told = {level: reads.labels("hit", level) for level in LEVELS}
-        self._misses = reads.labels("miss", "none")
-        self._failures = Counter(
-            "watchly_cache_failures",
-            "Times that the shared cache did not do as it should.",
-            registry=registry,
-        )
-        self._age = _Ages(
-            "watchly_cache_hit_age_seconds",
-            "Time since what a cache answered with had been read from the database.",
-            buckets=_AGES,
-            registry=registry,
-        )
-        self._hits = dict.fromkeys(LEVELS, 0)
-        self._ages, self._seconds = [0] * (len(_AGES) + 1), 0.0
-        self._due = False
+    def __init__(self) -> None:
+        self.gauges: Sequence[Metric] = ()
 
-    def hit(self, level: str, age: float) -> None:
-        """Count an answer of the cache at `level`, read `age` seconds ago.
-
-        Where an event loop runs, hits are told once in a while; what is not told yet dies with the process.
-        """
-        self._hits[level] += 1
-        self._ages[bisect_left(_AGES, age)] += 1
-        self._seconds += age
-        if not self._due:
-            self._due = True
-            self._tell_later()
-
-    def miss(self) -> None:
-        """Count a read that went to the database."""
-        self._misses.inc()
-
-    def failed(self) -> None:
-        """Count a fault of the shared cache."""
-        self._failures.inc()
-
-    def tell(self) -> None:
-        """Tell what was added up."""
-        if not self._due:
-            return
-        for level, hits in self._hits.items():
-            self._told[level].inc(hits)
-        self._age.add(self._ages, self._seconds)
-        self._hits = dict.fromkeys(LEVELS, 0)
-        self._ages, self._seconds = [0] * (len(_AGES) + 1), 0.0
-        self._due = False
-
-    def _tell_later(self) -> None:
-        try:
-            asyncio.get_running_loop().call_later(TOLD_EVERY, self.tell)
-        except RuntimeError:  # there is no loop
-            self.tell()
+    def collect(self) -> Iterable[Metric]:
+        """The gauges."""
+        return self.gauges
 
 
-class _Ages(Histogram):
-    """A histogram that takes many at once."""
-
-    def add(self, counts: Sequence[int], total: float) -> None:
-        """Add so many to each bucket, which come to `total`."""
-        self._sum.inc(total)
-        for bucket, count in zip(self._buckets, counts, strict=True):
-            if count:
-                bucket.inc(count)
+async def _answer(ask: Ask) -> Iterable[Metric]:
+    try:
+        return await ask()
+    except Exception:  # noqa: BLE001 - whatever it is, a page without these is better than none
+        return ()
 
 
 class _Build(Collector):

@@ -16,6 +16,7 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from watchly_core.errors import PublishRejected, Unavailable
 from watchly_core.messages import MEDIA_TYPE, Message
+from watchly_core.traces import current_trace
 
 #: The stream that is made if there is none for these subjects, which are ``watchly.KIND.MOVIE``.
 STREAM: Final = "WATCHLY"
@@ -64,6 +65,8 @@ class NatsPublisher:
             with self._translated():
                 stream = await self._connected()
                 headers = {Header.MSG_ID.value: message.id, "Content-Type": MEDIA_TYPE}
+                if trace := current_trace() or message.trace:
+                    headers["traceparent"] = trace
                 self._measure(message, headers)
                 # The client's own time is that of the answer: it would wait for a full buffer without end.
                 async with asyncio.timeout(self._timeout):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Final, Literal, TypeVar
-from urllib.parse import SplitResult, quote, urlsplit
+from typing import Final, Literal, TypeAlias, TypeVar, get_args
+from urllib.parse import quote
 
 import msgspec
 
+from watchly_adapters import setting_values as parse
 from watchly_core.catalogue import IMAGE_GRACE
 from watchly_core.errors import Misconfigured
 from watchly_core.gallery import MAX_IMAGE_BYTES
@@ -20,20 +19,27 @@ from watchly_core.people import Permission
 
 T = TypeVar("T")
 
-#: What `DATABASE_URL` says to have the fakes.
-MEMORY: Final = "memory:"
+MEMORY: Final = parse.MEMORY
+
+#: A part of the API that can be deployed apart from the others.
+Service: TypeAlias = Literal["movies", "images", "people", "changes"]
+SERVICES: Final[frozenset[Service]] = frozenset(get_args(Service))
 
 #: How often a service deletes the images that are due.
 SWEEP_INTERVAL: Final = timedelta(seconds=30)
 
-_MOST_PORT: Final = 65_535
+#: How long a statement takes that is logged as slow.
+SLOW_STATEMENT: Final = timedelta(milliseconds=500)
+
+
+_LOG_FORMAT: Final = parse.one_of("console", "json")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the environment says, checked; each field is the variable of its name in lower case.
 
-    `database_url` and `image_store_url` are None where the embedded ones are meant; `home` is
-    WATCHLY_HOME.
+    `database_url` and `image_store_url` are None where the embedded ones are meant; `home` is WATCHLY_HOME.
+    `traces` has the OTEL_ variables, if these want traces.
     """
 
     host: str = "127.0.0.1"
@@ -41,11 +47,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     public_url: str = ""
     environment: Literal["development", "production"] = "development"
+    service: frozenset[Service] = SERVICES
     home: Path
     database_url: str | None = None
     read_database_url: str | None = None
     image_store_url: str | None = None
     secret_key: str | None = None
+    jwks_url: str | None = None
     auth: bool = True
     public_read: bool = True
     registration: Literal["open", "closed"] = "closed"
@@ -68,6 +76,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     valkey_url: str | None = None
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    slow_statement: timedelta = SLOW_STATEMENT
+    server_timing: bool = False
+    metrics_port: int | None = None
+    traces: Mapping[str, str] | None = None
 
     def __repr__(self) -> str:
         """Without what nobody should read in a log."""
@@ -81,6 +93,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def in_memory(self) -> bool:
         """Whether the fakes are asked for."""
         return self.database_url == MEMORY
+
+    @property
+    def needs_secret(self) -> bool:
+        """Whether anything is signed by the secret, or by what it seals, or verified so."""
+        files = not (self.image_store_url or "").startswith("cloudinary:")
+        return self.jwks_url is None or ("images" in self.service and files)
 
     @property
     def everybody(self) -> frozenset[Permission]:
@@ -113,51 +131,61 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         Misconfigured: a variable has a bad value.
     """
     given = _Variables(environment)
-    name = given.get("ENVIRONMENT", _one_of("development", "production"), "development", "production")
+    name = given.get("ENVIRONMENT", parse.one_of("development", "production"), "development", "production")
     production = name == "production"
     return Settings(
-        host=given.get("HOST", _text, "127.0.0.1", "0.0.0.0"),  # noqa: S104 - an example
-        port=given.get("PORT", _integer(0, _MOST_PORT), 5000, "8080"),
-        workers=given.get("WORKERS", _integer(1, 512), _cores(), "2"),
-        public_url=given.get("PUBLIC_URL", _web_address, "", "https://movies.example"),
+        host=given.get("HOST", parse.text, "127.0.0.1", "0.0.0.0"),  # noqa: S104 - an example
+        port=given.get("PORT", parse.integer(0, parse.MOST_PORT), 5000, "8080"),
+        workers=given.get("WORKERS", parse.integer(1, 512), _cores(), "2"),
+        public_url=given.get("PUBLIC_URL", parse.web_address, "", "https://movies.example"),
         environment="production" if production else "development",
-        home=given.get("WATCHLY_HOME", _path, None, "/srv/watchly") or _default_home(),
+        service=_service(given),
+        home=given.get("WATCHLY_HOME", parse.path, None, "/srv/watchly") or _default_home(),
         database_url=given.get(
-            "DATABASE_URL", _database_url, None, "postgresql://user:password@localhost/watchly"
+            "DATABASE_URL", parse.database_url, None, "postgresql://user:password@localhost/watchly"
         ),
         read_database_url=_replica(given),
         image_store_url=_image_store(given),
-        secret_key=given.get("SECRET_KEY", _secret, None, "the output of: openssl rand -hex 32"),
-        auth=given.get("AUTH", _switch, True, "off"),
-        public_read=given.get("PUBLIC_READ", _switch, True, "false"),
+        secret_key=given.get("SECRET_KEY", parse.secret, None, "the output of: openssl rand -hex 32"),
+        jwks_url=_jwks_url(given),
+        auth=given.get("AUTH", parse.switch, True, "off"),
+        public_read=given.get("PUBLIC_READ", parse.switch, True, "false"),
         registration="open"
-        if given.get("REGISTRATION", _one_of("open", "closed"), "closed", "open") == "open"
+        if given.get("REGISTRATION", parse.one_of("open", "closed"), "closed", "open") == "open"
         else "closed",
-        cors_origins=given.get("CORS_ORIGINS", _origins, (), "https://app.example,http://localhost:3000"),
-        trusted_proxies=given.get("TRUSTED_PROXIES", _networks, (), "127.0.0.1,10.0.0.0/8"),
-        allowed_hosts=given.get("ALLOWED_HOSTS", _hosts, (), "movies.example,www.movies.example"),
-        max_json_bytes=given.get("MAX_JSON_BYTES", _size, 1_000_000, "1 MB"),
-        max_image_bytes=given.get("MAX_IMAGE_BYTES", _size, MAX_IMAGE_BYTES, "500 MB"),
-        max_import_bytes=given.get("MAX_IMPORT_BYTES", _size, 1_000_000_000, "1 GB"),
-        max_page_limit=given.get("MAX_PAGE_LIMIT", _integer(1, 10_000), 200, "200"),
-        drain_timeout=given.get("DRAIN_TIMEOUT", duration, timedelta(seconds=10), "10 s"),
-        image_grace=given.get("IMAGE_GRACE", duration, IMAGE_GRACE, "30 days"),
-        log_retention=given.get("LOG_RETENTION", duration, None, "365 days"),
-        sweep_interval=given.get("SWEEP_INTERVAL", duration, SWEEP_INTERVAL, "30 s"),
-        relay=given.get("RELAY", _switch, False, "on"),
-        nats_url=given.get("NATS_URL", _nats_url, None, "nats://user:password@127.0.0.1:4222"),
-        webhook_private=given.get("WEBHOOK_PRIVATE", _switch, False, "on"),
+        cors_origins=given.get(
+            "CORS_ORIGINS", parse.origins, (), "https://app.example,http://localhost:3000"
+        ),
+        trusted_proxies=given.get("TRUSTED_PROXIES", parse.networks, (), "127.0.0.1,10.0.0.0/8"),
+        allowed_hosts=given.get("ALLOWED_HOSTS", parse.hosts, (), "movies.example,www.movies.example"),
+        max_json_bytes=given.get("MAX_JSON_BYTES", parse.size, 1_000_000, "1 MB"),
+        max_image_bytes=given.get("MAX_IMAGE_BYTES", parse.size, MAX_IMAGE_BYTES, "500 MB"),
+        max_import_bytes=given.get("MAX_IMPORT_BYTES", parse.size, 1_000_000_000, "1 GB"),
+        max_page_limit=given.get("MAX_PAGE_LIMIT", parse.integer(1, 10_000), 200, "200"),
+        drain_timeout=given.get("DRAIN_TIMEOUT", parse.duration, timedelta(seconds=10), "10 s"),
+        image_grace=given.get("IMAGE_GRACE", parse.duration, IMAGE_GRACE, "30 days"),
+        log_retention=given.get("LOG_RETENTION", parse.duration, None, "365 days"),
+        sweep_interval=given.get("SWEEP_INTERVAL", parse.duration, SWEEP_INTERVAL, "30 s"),
+        relay=given.get("RELAY", parse.switch, False, "on"),
+        nats_url=given.get("NATS_URL", parse.nats_url, None, "nats://user:password@127.0.0.1:4222"),
+        webhook_private=given.get("WEBHOOK_PRIVATE", parse.switch, False, "on"),
         cache=_cache(given),
-        cache_bytes=given.get("CACHE_BYTES", _size, 64_000_000, "64 MB"),
-        valkey_url=given.get("VALKEY_URL", _valkey_url, None, _VALKEY_EXAMPLE),
+        cache_bytes=given.get("CACHE_BYTES", parse.size, 64_000_000, "64 MB"),
+        valkey_url=given.get("VALKEY_URL", parse.valkey_url, None, _VALKEY_EXAMPLE),
         log_format="json"
-        if given.get("LOG_FORMAT", _one_of("console", "json"), "json" if production else "console", "json")
+        if given.get(
+            "LOG_FORMAT", parse.one_of("console", "json"), "json" if production else "console", "json"
+        )
         == "json"
         else "console",
         log_level=msgspec.convert(
-            given.get("LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info", "warning"),
+            given.get("LOG_LEVEL", parse.one_of("debug", "info", "warning", "error"), "info", "warning"),
             Literal["debug", "info", "warning", "error"],
         ),
+        slow_statement=given.get("SLOW_STATEMENT", parse.duration, SLOW_STATEMENT, "500 ms"),
+        server_timing=given.get("SERVER_TIMING", parse.switch, False, "on"),
+        metrics_port=given.get("METRICS_PORT", parse.integer(0, parse.MOST_PORT), None, "9464"),
+        traces=_traces(given, environment),
     )
 
 
@@ -175,187 +203,37 @@ class _Variables:
             raise Misconfigured(f"{name} {error}; an example: {name}={example}") from None
 
 
-def _text(text: str) -> str:
-    return text
+#: What says where traces go; the library reads it, and all else that begins so.
+_OTEL: Final = "OTEL_"
+_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_EXPORTER: Final = "OTEL_TRACES_EXPORTER"
 
 
-def _path(text: str) -> Path | None:
-    try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError:
-        raise ValueError("must be a path, and nobody knows the home directory that it begins with") from None
+def _traces(given: _Variables, environment: Mapping[str, str]) -> Mapping[str, str] | None:
+    """What the variables of OpenTelemetry's specification say, if they want traces."""
+    said = {name: value for name, value in environment.items() if name.startswith(_OTEL) and value.strip()}
+    if said.get("OTEL_SDK_DISABLED", "").lower() == "true" or said.get(_EXPORTER) == "none":
+        return None
+    for name in _ENDPOINTS:
+        given.get(name, parse.web_address, None, "http://127.0.0.1:4318")
+    return said if any(name in said for name in (_EXPORTER, *_ENDPOINTS)) else None
 
 
-def _list(text: str) -> tuple[str, ...]:
-    return tuple(part for part in (part.strip() for part in text.split(",")) if part)
+def _service(given: _Variables) -> frozenset[Service]:
+    everything: frozenset[str] = SERVICES
+    words = given.get("SERVICE", parse.some_of(*get_args(Service)), everything, "movies,images")
+    return msgspec.convert(words, frozenset[Service])
 
 
-_HOST: Final = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
-
-
-def _hosts(text: str) -> tuple[str, ...]:
-    hosts = _list(text.lower())
-    if "*" in hosts:
-        return ()
-    if not all(map(_HOST.fullmatch, hosts)):
-        raise ValueError("must be a comma list of host names (no scheme, port, path or pattern), or *")
-    return hosts
-
-
-#: IPv4 addresses as a socket for both kinds shows them.
-_MAPPED: Final = IPv6Network("::ffff:0:0/96")
-
-
-def _networks(text: str) -> tuple[str, ...]:
-    return tuple(_network(part) for part in _list(text))
-
-
-def _network(text: str) -> str:
-    """A network as others spell it too; that of an address has just this one."""
-    try:
-        network = ip_network(text, strict=False)
-    except ValueError:
-        raise ValueError("must be a comma list of IP addresses and networks") from None
-    if "%" in text:
-        raise ValueError("must have IPv6 addresses without the names of interfaces")
-    # Was the address meant, or all of its network? Whom to trust is not to be guessed.
-    if ip_address(text.partition("/")[0]) != network[0]:
-        raise ValueError("must have networks that begin with their address, as 10.0.0.0/8 does")
-    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
-        network = IPv4Network((int(network[0]) & 0xFFFF_FFFF, network.prefixlen - 96))
-    return str(network)
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.lower() not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return text.lower()
-
-    return parse
-
-
-_SWITCH: Final = {"on": True, "true": True, "off": False, "false": False}
-
-
-def _switch(text: str) -> bool:
-    try:
-        return _SWITCH[text.lower()]
-    except KeyError:
-        raise ValueError("must be on or off") from None
-
-
-_DIGITS: Final = re.compile(r"[0-9]{1,9}")
-
-
-def _integer(smallest: int, largest: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not (_DIGITS.fullmatch(text) and smallest <= int(text) <= largest):
-            raise ValueError(f"must be an integer from {smallest} to {largest}")
-        return int(text)
-
-    return parse
-
-
-_QUANTITY: Final = re.compile(r"(\d{1,15}) ?([a-z]*)", re.IGNORECASE | re.ASCII)
-_BYTES: Final = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-}
-_SECONDS: Final = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "day": 86_400, "days": 86_400}
-
-
-def _quantity(text: str, units: Mapping[str, int], kind: str) -> int:
-    found = _QUANTITY.fullmatch(text)
-    if found is None or found[2].lower() not in units:
-        raise ValueError(f"must be {kind}: a whole number with one of {', '.join(filter(None, units))}")
-    return int(found[1]) * units[found[2].lower()]
-
-
-def _size(text: str) -> int:
-    size = _quantity(text, _BYTES, "a size")
-    if not size:
-        raise ValueError("must be more than 0")
-    return size
-
-
-def duration(text: str) -> timedelta:
-    """The time that a text like ``15 m`` names.
-
-    Raises:
-        ValueError: it names none; says what it must be.
-    """
-    seconds = _quantity(text, _SECONDS, "a duration")
-    if seconds > 100 * 366 * 86_400:
-        raise ValueError("must be at most a hundred years")
-    return timedelta(seconds=seconds)
-
-
-def _split(text: str, wanted: str) -> SplitResult:
-    """The parts of a URL; what is wrong with it is said without quoting it, for there are secrets in some."""
-    try:
-        parts = urlsplit(text)
-        _ = parts.port
-    except ValueError:
-        raise ValueError(f"must be {wanted}") from None
-    return parts
-
-
-def _web_address(text: str) -> str:
-    wanted = "an http or https URL"
-    parts = _split(text, wanted)
-    if parts.scheme not in _WEB_PORTS or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"must be {wanted}")
-    return text.rstrip("/")
-
-
-_WEB_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
-_ORIGIN: Final = re.compile(r"(https?)://([a-z0-9._*-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    return tuple(origin if origin == "*" else _origin(origin) for origin in _list(text.lower()))
-
-
-def _origin(text: str) -> str:
-    """An origin as browsers send it: in lower case, without the port that its scheme has anyway."""
-    found = _ORIGIN.fullmatch(text)
-    if found is None or int(found[3] or 0) > _MOST_PORT:
-        raise ValueError("must be a comma list of origins (scheme and host in ASCII, no path), or *")
-    scheme, host, port = found[1], found[2], int(found[3] or _WEB_PORTS[found[1]])
-    return f"{scheme}://{host}" + (f":{port}" if port != _WEB_PORTS[scheme] else "")
-
-
-#: As libpq reads it: user and password end at the first @, and brackets are for IPv6 addresses.
-_DATABASE_URL: Final = re.compile(
-    r"postgres(?:ql)?://(?:[^@/]*@)?+{host}(?:,{host})*(?:[/?].*)?".format(
-        host=r"(?:\[[^\[\]/?]+\]|[^\[:,/?][^:,/?]*|)(?::[^,/?]*)?"
-    )
-)
-
-
-_STRAY_PERCENT: Final = re.compile(r"%(?![0-9a-fA-F]{2})")
-
-
-def _database_url(text: str) -> str | None:
-    if text != MEMORY and not _is_server(text):
-        raise ValueError(f"must be a postgresql:// URL, with odd characters as %XX, or {MEMORY}")
-    return text
-
-
-def _nats_url(text: str) -> str | None:
-    wanted = "a nats:// or tls:// URL, or a comma list of those of a cluster"
-    for server in _list(text) or ("",):
-        parts = _split(server, wanted)
-        if parts.scheme not in {"nats", "tls"} or not parts.hostname or parts.path.strip("/"):
-            raise ValueError(f"must be {wanted}")
-    return text
+def _jwks_url(given: _Variables) -> str | None:
+    example = "https://movies.example/.well-known/jwks.json"
+    url = given.get("JWKS_URL", parse.key_address, None, example)
+    if url is not None and "people" in _service(given):
+        raise Misconfigured(
+            "JWKS_URL is for a service without people, and this one has the keys itself;"
+            " an example: SERVICE=movies,images,changes"
+        )
+    return url
 
 
 _VALKEY_EXAMPLE: Final = "valkey://user:password@127.0.0.1:6379/0"
@@ -363,81 +241,28 @@ _VALKEY_EXAMPLE: Final = "valkey://user:password@127.0.0.1:6379/0"
 
 def _cache(given: _Variables) -> Literal["off", "local", "shared"]:
     choice: Literal["off", "local", "shared"] = msgspec.convert(
-        given.get("CACHE", _one_of("off", "local", "shared"), "off", "local"),
+        given.get("CACHE", parse.one_of("off", "local", "shared"), "off", "local"),
         Literal["off", "local", "shared"],
     )
-    if choice == "shared" and given.get("VALKEY_URL", _text, None, "") is None:
+    if choice == "shared" and given.get("VALKEY_URL", parse.text, None, "") is None:
         raise Misconfigured(
             f"VALKEY_URL is missing, and CACHE is shared; an example: VALKEY_URL={_VALKEY_EXAMPLE}"
         )
     return choice
 
 
-def _valkey_url(text: str) -> str | None:
-    wanted = "a valkey:// or valkeys:// URL (redis:// and rediss:// are the same)"
-    parts = _split(text, wanted)
-    if parts.scheme not in {"valkey", "valkeys", "redis", "rediss"} or not parts.hostname:
-        raise ValueError(f"must be {wanted}")
-    if not _VALKEY_PATH.fullmatch(parts.path) or parts.query or parts.fragment:
-        raise ValueError("must end with the host, its port, or the number of a database")
-    return text
-
-
-_VALKEY_PATH: Final = re.compile(r"(/[0-9]{0,5})?")
-
-
-def _is_server(text: str) -> bool:
-    return _DATABASE_URL.fullmatch(text) is not None and _STRAY_PERCENT.search(text) is None
-
-
 _REPLICA_EXAMPLE: Final = "postgresql://user:password@replica/watchly"
 
 
 def _replica(given: _Variables) -> str | None:
-    url = given.get("READ_DATABASE_URL", _replica_url, None, _REPLICA_EXAMPLE)
-    primary = given.get("DATABASE_URL", _text, "", "")
+    url = given.get("READ_DATABASE_URL", parse.replica_url, None, _REPLICA_EXAMPLE)
+    primary = given.get("DATABASE_URL", parse.text, "", "")
     if url is not None and primary in {"", MEMORY}:
         raise Misconfigured(
             "READ_DATABASE_URL names a replica, and DATABASE_URL no server that could have one;"
             " an example: DATABASE_URL=postgresql://user:password@localhost/watchly"
         )
     return url
-
-
-def _replica_url(text: str) -> str | None:
-    if not _is_server(text):
-        raise ValueError("must be a postgresql:// URL, with odd characters as %XX")
-    return text
-
-
-def _secret(text: str) -> str | None:
-    if len(text) < 32:  # noqa: PLR2004 - 128 bits as hexadecimal digits
-        raise ValueError("must have at least 32 characters")
-    if any("\ud800" <= character <= "\udfff" for character in text):  # bytes that are no text
-        raise ValueError("must be text in UTF-8")
-    return text
-
-
-def _image_store_url(text: str) -> str | None:
-    wanted = f"a file:// or cloudinary:// URL or {MEMORY}"
-    if text == MEMORY:
-        return text
-    parts = _split(text, wanted)
-    if parts.scheme == "cloudinary":
-        return _cloudinary_url(text)
-    if parts.scheme != "file":
-        raise ValueError(f"must be {wanted}")
-    if parts.netloc or parts.query or parts.fragment or not parts.path.startswith("/"):
-        raise ValueError("must name a folder by its whole path, with three slashes and odd characters as %XX")
-    return text
-
-
-def _cloudinary_url(text: str) -> str | None:
-    wanted = "cloudinary://key:secret@cloud"
-    parts = _split(text, wanted)
-    if parts.scheme != "cloudinary" or not (parts.username and parts.password and parts.hostname):
-        raise ValueError(f"must be {wanted}")
-    return text
 
 
 #: The variables that Cloudinary's console shows, in the order of its URL, with an example of each.
@@ -449,11 +274,11 @@ _CLOUDINARY: Final[Mapping[str, str]] = {
 
 
 def _image_store(given: _Variables) -> str | None:
-    url = given.get("IMAGE_STORE_URL", _image_store_url, None, "file:///srv/images")
-    url = url or given.get("CLOUDINARY_URL", _cloudinary_url, None, "cloudinary://key:secret@cloud")
+    url = given.get("IMAGE_STORE_URL", parse.image_store_url, None, "file:///srv/images")
+    url = url or given.get("CLOUDINARY_URL", parse.cloudinary_url, None, "cloudinary://key:secret@cloud")
     if url is not None:
         return url
-    parts = {name: given.get(name, _text, "", example) for name, example in _CLOUDINARY.items()}
+    parts = {name: given.get(name, parse.text, "", example) for name, example in _CLOUDINARY.items()}
     if not any(parts.values()):
         return None
     for name, part in parts.items():

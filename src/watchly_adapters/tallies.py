@@ -19,11 +19,19 @@ from watchly_core.errors import Misconfigured
 VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 _PREFIX: Final = "watchly-metrics-"
 
-#: The files of a worker, as the library names them, and bytes in each: several times what it holds.
-_KINDS: Final = ("counter", "histogram", "gauge_livesum")
-_ROOM: Final = 16_384
+#: The files of a worker, as the library names them, and bytes in each: more than it holds once every address
+#: and every statement was asked for, and has failed. One that had to grow would kill where the disk is full.
+_ROOM: Final = {"counter": 262_144, "histogram": 2_097_152, "gauge_livesum": 16_384}
 #: How the library begins a file that holds nothing.
 _EMPTY: Final = bytes(4)
+
+# The library would have each process of whatever kind lay its counts there, and leave them.
+values.ValueClass = values.MutexValue
+
+
+def is_alone() -> bool:
+    """Whether this process counts by itself, and not in the folder of a service."""
+    return values.ValueClass is values.MutexValue
 
 
 class Tallies:
@@ -57,8 +65,8 @@ class Tallies:
         """
         try:
             self.path.mkdir(mode=0o700, exist_ok=True)  # somebody may have tidied it away
-            for kind in _KINDS:
-                _reserve(self.path / f"{kind}_{number}.db")
+            for kind, room in _ROOM.items():
+                _reserve(self.path / f"{kind}_{number}.db", room)
         except OSError as error:
             raise _misconfigured(self.path, error) from error
         os.environ[VARIABLE] = str(self.path)
@@ -88,10 +96,10 @@ def _misconfigured(place: Path | str, error: OSError) -> Misconfigured:
     )
 
 
-def _reserve(file: Path) -> None:
+def _reserve(file: Path, room: int) -> None:
     """Have room for a file on the disk: what is written to one through memory, where none is left, kills."""
     with file.open("ab") as new:
-        new.write(bytes(max(0, _ROOM - new.tell())))
+        new.write(bytes(max(0, room - new.tell())))
 
 
 def _made(place: Path) -> tuple[Path, int]:

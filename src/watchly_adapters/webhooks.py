@@ -23,6 +23,7 @@ from watchly_core.errors import Fault, InvalidTarget, Overloaded, PublishRejecte
 from watchly_core.messages import MEDIA_TYPE, Message, Target
 from watchly_core.ports import Clock
 from watchly_core.threads import Threads
+from watchly_core.traces import current_trace
 from watchly_core.webhooks import sign
 
 #: Seconds for a request in all, from looking up the name to the answer.
@@ -79,17 +80,20 @@ class WebhookPublisher:
 
     async def publish(self, message: Message) -> None:
         """See the port."""
-        await self._threads.run(lambda: self._post(message))
+        # Here, for the threads are nobody's.
+        trace = current_trace() or message.trace
+        await self._threads.run(lambda: self._post(message, trace))
 
     async def close(self) -> None:
         """Cut what is under way."""
         self._deadlines.close()
         self._pools.clear()
 
-    def _post(self, message: Message) -> None:
+    def _post(self, message: Message, trace: str | None) -> None:
         headers = {
             "Content-Type": MEDIA_TYPE,
             "User-Agent": self._agent,
+            **({"traceparent": trace} if trace else {}),
             **sign(self._secret, message.id, self._clock(), message.body),
         }
         try:

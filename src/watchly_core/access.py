@@ -19,8 +19,8 @@ from watchly_core.people import SYSTEM, Actor, Permission, stranger
 
 if TYPE_CHECKING:
     from watchly_core.api_keys import ApiKey, ApiKeys
-    from watchly_core.ports import Clock, PeopleQueries, Ticks
-    from watchly_core.signing_keys import SigningKeys
+    from watchly_core.ports import Clock, PeopleQueries, Ticks, TokenReader
+    from watchly_core.tokens import Claims
 
 #: Characters of what a request bears, at most; tokens of this service have less than half of them.
 MOST_BEARER: Final = 2_000
@@ -44,11 +44,12 @@ class Access:
     """Tells who a request is from.
 
     A token is of its user as long as the session that it belongs to has not ended and the user has not
-    changed; that, and whether an API key is good, is looked up every `FRESH` seconds.
+    changed; that, and whether an API key is good, is looked up every `FRESH` seconds. Where nobody is asked
+    about people, a token is of whom it says, with the role that it says, until it ends.
 
     Args:
-        people: the read side of the store.
-        keys: read the tokens.
+        people: the read side of the store; None where what a token says is enough.
+        tokens: reads the tokens.
         api_keys: the API keys.
         everybody: what everybody may do, signed in or not.
         clock: the present time.
@@ -57,8 +58,8 @@ class Access:
 
     def __init__(  # noqa: PLR0913 - each is a part of its own
         self,
-        people: PeopleQueries,
-        keys: SigningKeys,
+        people: PeopleQueries | None,
+        tokens: TokenReader,
         api_keys: ApiKeys,
         *,
         everybody: frozenset[Permission],
@@ -66,7 +67,7 @@ class Access:
         ticks: Ticks = monotonic,
     ) -> None:
         self.stranger = stranger(everybody)
-        self._people, self._keys, self._api_keys = people, keys, api_keys
+        self._people, self._tokens, self._api_keys = people, tokens, api_keys
         self._clock, self._ticks = clock, ticks
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._asked: dict[bytes, asyncio.Task[_Known]] = {}
@@ -127,15 +128,18 @@ class Access:
             key, owner = await self._api_keys.use(bearer)
             await self._note_use(key)
             return _Known(self._also(key.actor(owner)), began, key.expires_at)
-        claims = await self._keys.read(bearer)
+        claims = await self._tokens.read(bearer)
+        return _Known(self._also(await self._who_is(claims)), began, claims.expires_at)
+
+    async def _who_is(self, claims: Claims) -> Actor:
         if claims.subject == SYSTEM.name and claims.session is None:
-            actor = Actor(SYSTEM.name, claims.role)
-        else:
-            user = await self._people.session_user(claims.session or "")
-            if user is None or (str(user.id), user.version) != (claims.subject, claims.version):
-                raise NotSignedIn("the session of the token has ended, or its user has changed")
-            actor = user.actor
-        return _Known(self._also(actor), began, claims.expires_at)
+            return Actor(SYSTEM.name, claims.role)
+        if self._people is None and claims.subject != SYSTEM.name:
+            return Actor(f"user:{claims.subject}", claims.role, int(claims.subject))
+        user = await self._people.session_user(claims.session or "") if self._people else None
+        if user is None or (str(user.id), user.version) != (claims.subject, claims.version):
+            raise NotSignedIn("the session of the token has ended, or its user has changed")
+        return user.actor
 
     def _also(self, actor: Actor) -> Actor:
         return msgspec.structs.replace(actor, also=self.stranger.also)

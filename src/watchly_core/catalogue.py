@@ -31,6 +31,7 @@ from watchly_core.ports import Clock, ImageStore, MovieQueries, Transactions
 from watchly_core.queries import GenreCount, MovieQuery, Page
 from watchly_core.receipts import NO_RECEIPT, Receipt
 from watchly_core.tasks import ahead
+from watchly_core.traces import current_trace
 from watchly_core.writes import Writes, added
 
 #: How long a discarded image can come back.
@@ -192,7 +193,7 @@ class Catalogue:
         async with self._transactions() as tx:
             await receipt.claim(tx)
             movie = await tx.movies.add(checked, self._clock())
-            await tx.events.append(added(movie, actor))
+            await tx.events.append(added(movie, actor, current_trace()))
             await receipt.keep(tx, movie)
         return movie
 
@@ -237,7 +238,9 @@ class Catalogue:
             await tx.movies.remove(movie_id)
             due_at = now if purge else now + self._grace
             await discard_images(tx, movie_id, due_at, purge=purge, tickets=purge)
-            await tx.events.append(MovieRemoved(movie_id, movie.version + 1, now, actor.name, movie))
+            await tx.events.append(
+                MovieRemoved(movie_id, movie.version + 1, now, actor.name, movie, current_trace())
+            )
 
     async def revert(
         self,
@@ -299,13 +302,17 @@ class Catalogue:
             )
             if current is None:
                 await tx.movies.restore(wanted)
-                await tx.events.append(MovieAdded(movie_id, wanted.version, now, actor.name, wanted))
+                await tx.events.append(
+                    MovieAdded(movie_id, wanted.version, now, actor.name, wanted, current_trace())
+                )
             elif same_content(current, wanted):
                 wanted = current
             else:
                 wanted = msgspec.structs.replace(wanted, created_at=current.created_at)
                 await tx.movies.replace(wanted)
-                await tx.events.append(MovieRevised(movie_id, wanted.version, now, actor.name, wanted))
+                await tx.events.append(
+                    MovieRevised(movie_id, wanted.version, now, actor.name, wanted, current_trace())
+                )
             reverted = Reverted(present(wanted, self._store), lost)
             await receipt.keep(tx, reverted)
         return reverted
@@ -338,7 +345,7 @@ class Catalogue:
             ImportRejected: some rows are invalid and `skip_invalid` is not set; nothing was added.
         """
         actor.require(Permission.WRITE)
-        tally = Tally(on_rejected)
+        tally, trace = Tally(on_rejected), current_trace()
         if dry_run:
             async with aclosing(draft_batches(rows, tally)) as batches:
                 async for batch in batches:
@@ -352,7 +359,7 @@ class Catalogue:
                 if tally.rejected_total and not skip_invalid:
                     continue
                 movies = await tx.movies.add_many(batch, self._clock())
-                await tx.events.append(*(added(movie, actor) for movie in movies))
+                await tx.events.append(*(added(movie, actor, trace) for movie in movies))
                 tally.added += len(movies)
             report = tally.report(dry_run=False, skip_invalid=skip_invalid)
             await receipt.keep(tx, report)

@@ -15,10 +15,11 @@ from watchly_core.errors import Fault, InvalidQuery
 from watchly_core.movies import MAX_ID, Movie
 
 
-class _Event(msgspec.Struct, frozen=True, tag_field="kind"):
+class _Event(msgspec.Struct, frozen=True, tag_field="kind", omit_defaults=True):
     """The members of every event.
 
-    `version` is the movie's after the event; `at` is in UTC; `actor` says who did it.
+    `version` is the movie's after the event; `at` is in UTC; `actor` says who did it; `trace` is the
+    `traceparent` of what they did it in, see `traces`, if that was traced. Clients are not shown it.
     """
 
     movie_id: int
@@ -26,6 +27,7 @@ class _Event(msgspec.Struct, frozen=True, tag_field="kind"):
     at: datetime
     actor: str
     movie: Movie
+    trace: str | None = None
 
 
 class MovieAdded(_Event, frozen=True, tag="movie_added"):

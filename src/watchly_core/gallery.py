@@ -39,6 +39,7 @@ from watchly_core.ports import (
 from watchly_core.receipts import NO_RECEIPT, OUTRUN, Receipt
 from watchly_core.spools import Spool, spooled
 from watchly_core.sweeper import Sweeper, SweepReport
+from watchly_core.traces import current_trace
 from watchly_core.uploads import DirectUploads
 from watchly_core.writes import added
 
@@ -145,7 +146,7 @@ class Gallery:
         async with self._kept(content, claimed, NO_MOVIE) as image, self._transactions() as tx:
             await receipt.claim(tx)
             movie = await tx.movies.add(checked, self._clock())
-            await tx.events.append(added(movie, actor))
+            await tx.events.append(added(movie, actor, current_trace()))
             shown = await self._journey.show(tx, movie, image, actor)
             await receipt.keep(tx, shown)
             return shown
@@ -172,7 +173,9 @@ class Gallery:
             )
             await tx.movies.replace(bare)
             await discard_images(tx, movie_id, now if purge else now + self._grace, purge=purge)
-            await tx.events.append(ImageDetached(movie_id, bare.version, now, actor.name, bare))
+            await tx.events.append(
+                ImageDetached(movie_id, bare.version, now, actor.name, bare, current_trace())
+            )
 
     @asynccontextmanager
     async def load(

@@ -27,6 +27,7 @@ from watchly_core.movies import Movie
 from watchly_core.people import Actor
 from watchly_core.ports import Clock, ImageInspector, ImageStore, Transaction, Transactions
 from watchly_core.spools import Spool
+from watchly_core.traces import current_trace
 
 #: After this long an image that is still pending was given up by whoever sent it.
 PENDING_FOR: Final = timedelta(hours=24)
@@ -125,7 +126,9 @@ class Journey:
         attached = record.moved(ImageState.ATTACHED, due_at=None)
         await tx.images.replace(msgspec.structs.replace(attached, image=image, movie_id=movie.id))
         await tx.movies.replace(shown)
-        await tx.events.append(ImageAttached(movie.id, shown.version, now, actor.name, shown))
+        await tx.events.append(
+            ImageAttached(movie.id, shown.version, now, actor.name, shown, current_trace())
+        )
         return present(shown, self._store)
 
     async def give_up(self, key: str) -> bool:

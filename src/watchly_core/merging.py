@@ -2,13 +2,14 @@
 
 A caller that is alone asks at once and waits for no company. Under load the callers of a moment gather behind
 those of the moment before, and cost one question together. What each of them is told was asked after it had
-come.
+come. A question of several goes on in the context of the first of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Final, Generic, TypeVar
 
@@ -53,8 +54,8 @@ class Merging(Generic[Asked, Answer]):
     ) -> None:
         self._answer, self._weight, self._company = answer, weight, company
         self._max_waiting, self._patience = max_waiting, patience
-        #: What is asked, and since when, by who waits for a turn.
-        self._waiting: dict[asyncio.Future[Answer], tuple[Asked, float]] = {}
+        #: What is asked, since when, and in the course of what, by who waits for a turn.
+        self._waiting: dict[asyncio.Future[Answer], tuple[Asked, float, Context]] = {}
         #: Who waits for the answers that are under way.
         self._batches: dict[asyncio.Task[None], Sequence[asyncio.Future[Answer]]] = {}
         self._under_way = 0
@@ -100,7 +101,7 @@ class Merging(Generic[Asked, Answer]):
             raise Unavailable("database", "too many wait for their turn")
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[Answer] = loop.create_future()
-        self._waiting[turn] = asked, loop.time()
+        self._waiting[turn] = asked, loop.time(), copy_context()
         if self._alarm is None:
             self._alarm = loop.call_later(self._patience, self._turn_away)
         if self._under_way < self._at_once and (len(self._waiting) == 1 or self._is_complete):
@@ -152,19 +153,22 @@ class Merging(Generic[Asked, Answer]):
             self._last = len(batch)
             self._under_way += 1
             turns = list(batch)
-            task = asyncio.create_task(self._run(turns, list(batch.values())))
+            # In the course of what its first caller does, or it would be of whatever the batch before was.
+            _, _, context = next(iter(batch.values()))
+            asked = [asked for asked, _, _ in batch.values()]
+            task = asyncio.create_task(self._run(turns, asked), context=context)
             self._batches[task] = turns
             task.add_done_callback(partial(self._done, turns))
 
-    def _next(self) -> dict[asyncio.Future[Answer], Asked]:
-        """Those whose turn it is, and what they ask."""
-        batch: dict[asyncio.Future[Answer], Asked] = {}
+    def _next(self) -> dict[asyncio.Future[Answer], tuple[Asked, float, Context]]:
+        """Those whose turn it is, as they wait."""
+        batch: dict[asyncio.Future[Answer], tuple[Asked, float, Context]] = {}
         room = MOST
-        for turn, (asked, _) in self._waiting.items():
-            room -= self._weight(asked)
+        for turn, waiting in self._waiting.items():
+            room -= self._weight(waiting[0])
             if batch and room < 0:
                 break
-            batch[turn] = asked
+            batch[turn] = waiting
         for turn in batch:
             del self._waiting[turn]
         self._look_no_more()
@@ -196,7 +200,7 @@ class Merging(Generic[Asked, Answer]):
         """Turn away who has waited for too long, and look again when the next one will have."""
         self._alarm = None
         loop = asyncio.get_running_loop()
-        for turn, (_, since) in list(self._waiting.items()):
+        for turn, (_, since, _) in list(self._waiting.items()):
             if since + self._patience > loop.time():
                 self._alarm = loop.call_at(since + self._patience, self._turn_away)
                 return

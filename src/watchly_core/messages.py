@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
 from watchly_core.events import Change, Event, kind
+from watchly_core.traces import is_traceparent
 
 #: Where events come from if nobody says what this service is called (CloudEvents' `source`).
 SOURCE: Final = "/watchly"
@@ -28,6 +30,18 @@ class Message(msgspec.Struct, frozen=True):
     movie_id: int
     kind: str
     body: bytes
+
+    @property
+    def trace(self) -> str | None:
+        """The `traceparent` that the event was made in, see `traces`; None if nobody traced that.
+
+        It is looked up in the body each time: whoever publishes needs it once.
+        """
+        with suppress(msgspec.MsgspecError):
+            trace = _decode_traced(self.body).traceparent
+            if trace is not None and is_traceparent(trace):
+                return trace
+        return None
 
 
 class Letter(msgspec.Struct, frozen=True):
@@ -73,8 +87,17 @@ class Target(msgspec.Struct, frozen=True):
         return f"Target({self.name!r})"
 
 
-class _Event(msgspec.Struct, frozen=True):
-    """A CloudEvent 1.0.2 in the JSON format; the members are that specification's."""
+class _Traced(msgspec.Struct, frozen=True):
+    """What is looked up in a body again."""
+
+    traceparent: str | None = None
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A CloudEvent 1.0.2 in the JSON format; the members are that specification's.
+
+    `traceparent` is that of its extension for distributed tracing.
+    """
 
     specversion: str
     id: str
@@ -83,10 +106,12 @@ class _Event(msgspec.Struct, frozen=True):
     subject: str
     time: datetime
     datacontenttype: str
+    traceparent: str | None = None
     data: msgspec.Raw
 
 
 _encode: Final = msgspec.json.Encoder().encode
+_decode_traced: Final = msgspec.json.Decoder(_Traced).decode
 
 
 def message_of(change: Change, source: str = SOURCE) -> Message:
@@ -104,11 +129,12 @@ def message_of(change: Change, source: str = SOURCE) -> Message:
         subject=f"movies/{event.movie_id}",
         time=event.at,
         datacontenttype="application/json",
+        traceparent=event.trace,
         data=msgspec.Raw(_data(change.seq, event)),
     )
     return Message(message_id, change.seq, event.movie_id, name, _encode(body))
 
 
 def _data(seq: int, event: Event) -> bytes:
-    """A change as the REST API shows it."""
-    return b'{"seq":%d,' % seq + _encode(event).removeprefix(b"{")
+    """A change as the REST API shows it: without the trace."""
+    return b'{"seq":%d,' % seq + _encode(msgspec.structs.replace(event, trace=None)).removeprefix(b"{")

@@ -35,6 +35,7 @@ from watchly_core.errors import (
 from watchly_core.events import ChangeQuery
 from watchly_core.messages import SOURCE, Letter, Target, message_of
 from watchly_core.ports import Clock, Publisher, Transactions
+from watchly_core.traces import traced_by
 
 #: Tries after which a letter is dead; they take about three hours.
 MAX_ATTEMPTS: Final = 15
@@ -300,7 +301,8 @@ class _Post:
         """Send a message; whether its movie's next one may follow."""
         try:
             async with asyncio.timeout(deadline):
-                await publisher.publish(letter.message)
+                with traced_by(letter.message.trace):
+                    await publisher.publish(letter.message)
         except PublishRejected as error:
             self.refused.append((letter, error))
         except TimeoutError:

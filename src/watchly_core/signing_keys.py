@@ -102,6 +102,11 @@ class SigningKeys:
         keys = await self._keys(_FRESH)
         return self._tokens.public([key for key in keys if not key.ended(now)])
 
+    async def opened(self) -> tuple[int, int]:
+        """How many of the keys can be opened here, and how many there are."""
+        found = await self._people.signing_keys()
+        return sum(map(self._tokens.opens, found)), len(found)
+
     async def rotate(self, *, at_once: bool = False) -> SigningKey:
         """Let a new key sign; what the old ones signed stays good until it ends by itself.
 

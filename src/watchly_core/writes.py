@@ -10,6 +10,7 @@ from watchly_core.clocks import utc_now
 from watchly_core.errors import Unavailable, Undone, WatchlyError
 from watchly_core.events import MovieAdded, MovieRevised
 from watchly_core.merging import Merging
+from watchly_core.traces import current_trace
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -36,12 +37,14 @@ Revise: TypeAlias = "Callable[[Movie, datetime], Movie]"
 class _Addition(NamedTuple):
     draft: MovieDraft
     actor: Actor
+    trace: str | None
 
 
 class _Revision(NamedTuple):
     movie_id: int
     revise: Revise
     actor: Actor
+    trace: str | None
 
 
 _Asked: TypeAlias = "_Addition | _Revision"
@@ -55,10 +58,10 @@ class _Refused(WatchlyError):
     """Nothing of a transaction is to be kept."""
 
 
-def added(movie: Movie, actor: Actor) -> MovieAdded:
+def added(movie: Movie, actor: Actor, trace: str | None) -> MovieAdded:
     """The event of a movie that was just added."""
     # `add` has just set created_at; the fallback is for the type alone.
-    return MovieAdded(movie.id, movie.version, movie.created_at or utc_now(), actor.name, movie)
+    return MovieAdded(movie.id, movie.version, movie.created_at or utc_now(), actor.name, movie, trace)
 
 
 class Writes:
@@ -88,7 +91,8 @@ class Writes:
         Raises:
             Unavailable: too many wait, or the store does not answer.
         """
-        return await self._write(_Addition(draft, actor))
+        # Taken here, for a transaction of many is that of who began it.
+        return await self._write(_Addition(draft, actor, current_trace()))
 
     async def revise(self, movie_id: int, revise: Revise, actor: Actor) -> Movie:
         """Store what a movie becomes, with its event; it is committed when this returns.
@@ -98,7 +102,7 @@ class Writes:
             WatchlyError: what `revise` raises; it may be asked more than once.
             Unavailable: too many wait, or the store does not answer.
         """
-        return await self._write(_Revision(movie_id, revise, actor))
+        return await self._write(_Revision(movie_id, revise, actor, current_trace()))
 
     async def _write(self, asked: _Asked) -> Movie:
         with suppress(_Apart):
@@ -136,7 +140,7 @@ class Writes:
         for one in asked:
             if isinstance(one, _Addition):
                 movie = next(additions)
-                events.append(added(movie, one.actor))
+                events.append(added(movie, one.actor, one.trace))
                 answers.append(movie)
                 continue
             # What another one of these made of it comes first.
@@ -145,7 +149,7 @@ class Writes:
             answers.append(answer)
             if answer is not stored and not isinstance(answer, Exception):
                 revised[one.movie_id] = answer
-                events.append(_revised(answer, now, one.actor))
+                events.append(_revised(answer, now, one))
         await _replace(tx, list(revised.values()))
         await tx.events.append(*events)
         return answers
@@ -154,13 +158,13 @@ class Writes:
         async with self._transactions() as tx:
             if isinstance(asked, _Addition):
                 movie = await tx.movies.add(asked.draft, self._clock())
-                await tx.events.append(added(movie, asked.actor))
+                await tx.events.append(added(movie, asked.actor, asked.trace))
                 return movie
             stored, now = await tx.movies.get(asked.movie_id), self._clock()
             movie = asked.revise(stored, now)
             if movie is not stored:
                 await tx.movies.replace(movie)
-                await tx.events.append(_revised(movie, now, asked.actor))
+                await tx.events.append(_revised(movie, now, asked))
             return movie
 
 
@@ -187,5 +191,5 @@ async def _replace(tx: Transaction, movies: Sequence[Movie]) -> None:
         await tx.movies.replace_many(movies)
 
 
-def _revised(movie: Movie, now: datetime, actor: Actor) -> MovieRevised:
-    return MovieRevised(movie.id, movie.version, now, actor.name, movie)
+def _revised(movie: Movie, now: datetime, asked: _Revision) -> MovieRevised:
+    return MovieRevised(movie.id, movie.version, now, asked.actor.name, movie, asked.trace)

@@ -9,8 +9,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Final, TypeAlias
 
 import structlog
+from litestar.types import Scope
 
-from watchly_http.requests import Request, lines_of
+from watchly_http.requests import Request
 
 _Address: TypeAlias = IPv4Address | IPv6Address
 _Network: TypeAlias = IPv4Network | IPv6Network
@@ -20,32 +21,53 @@ _log = structlog.stdlib.get_logger("watchly.addresses")
 #: What a provider gives to one customer at least (RFC 6177): the rest of an address is theirs to choose.
 _OWN_BITS: Final = 64
 
+#: The length of what proxies usually forward; more of it is not remembered.
+_USUAL: Final = 100
+
 # Some proxies name the port as well.
 _WITH_PORT: Final = re.compile(r"\[(?P<six>[^]]*)\](?::[0-9]*)?|(?P<four>[0-9.]+):[0-9]*")
 
 
 def client_address(request: Request, trusted_proxies: tuple[str, ...]) -> str:
-    """The address of the client, by which it is counted: an IPv6 one by its network; empty if nobody knows.
+    """The address of the client, by which it is counted: that of `address_of`."""
+    if not trusted_proxies and "x-forwarded-for" in request.headers:
+        _warn_of_proxy()
+    return address_of(request.scope, trusted_proxies)
+
+
+def address_of(scope: Scope, trusted_proxies: tuple[str, ...]) -> str:
+    """The address that a request comes from: an IPv6 one by its network; empty if nobody knows.
 
     `X-Forwarded-For` is believed as far as proxies that are trusted have written it, from its end on.
     """
-    client = request.scope.get("client")
-    address = _parsed(client[0]) if client else None
+    client = scope.get("client")
+    if not client:
+        return ""
+    if not trusted_proxies:
+        return _remembered(client[0], "", ())
+    lines = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    forwarded = ",".join(lines)
+    find = _remembered if len(forwarded) <= _USUAL else _address
+    return find(client[0], forwarded, trusted_proxies)
+
+
+def _address(peer: str, forwarded: str, trusted_proxies: tuple[str, ...]) -> str:
+    address = _parsed(peer)
     if address is None:
         return ""
     trusted = _networks(trusted_proxies)
-    if trusted:
-        lines = lines_of(request, "x-forwarded-for")
-        for text in reversed(",".join(lines).split(",")):
-            if not any(address in network for network in trusted):
-                break
-            came_from = _parsed(text)
-            if came_from is None:
-                break  # the proxy does not know, or nobody forwarded it
-            address = came_from
-    elif "x-forwarded-for" in request.headers:
-        _warn_of_proxy()
+    for text in reversed(forwarded.split(",")):
+        if not any(address in network for network in trusted):
+            break
+        came_from = _parsed(text)
+        if came_from is None:
+            break  # the proxy does not know, or nobody forwarded it
+        address = came_from
     return _counted(address)
+
+
+#: Every request comes from somewhere, and most from where others came from.
+_remembered: Final = lru_cache(1_024)(_address)
 
 
 @cache

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from importlib.metadata import version
 from typing import Final
@@ -15,35 +14,22 @@ from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 from litestar.routes import HTTPRoute
 
-from watchly_adapters.container import Container
+from watchly_adapters.container import Container, show_backlog
 from watchly_adapters.settings import Settings
-from watchly_core.ports import ImageFiles, ImageNotifications
-from watchly_core.threads import Threads
-from watchly_http.api_keys import ApiKeyController
 from watchly_http.authorization import admission
-from watchly_http.changes import ChangeController, HistoryController
 from watchly_http.direct import Direct
-from watchly_http.feed import Feed
+from watchly_http.fetching import fetching
 from watchly_http.front import Front, host_check
-from watchly_http.image_files import ImageFileController
-from watchly_http.images import MovieImageController
+from watchly_http.health import HealthController, Readiness, checks_of
 from watchly_http.metrics import MetricsController
-from watchly_http.movies import GenreController, MovieController
 from watchly_http.openapi import document
-from watchly_http.ops import DocumentationController, HealthController, ProblemController, Readiness
+from watchly_http.ops import DocumentationController, ProblemController
 from watchly_http.origins import page_check, trusted_origins
-from watchly_http.people import MeController, UserController
 from watchly_http.problems import KINDS, Problem, reply_to_error
 from watchly_http.relaying import relaying
 from watchly_http.requests import Check, Request
 from watchly_http.running import caching, closing_parts
-from watchly_http.sessions import KeySetController, SessionController
-from watchly_http.sweeping import sweeping
-from watchly_http.transfers import TransferController
-from watchly_http.webhooks import NotificationController
-
-#: Imports whose rows are read at a time; those of others wait.
-_ROW_THREADS: Final = 2
+from watchly_http.services import SERVICES
 
 _EXPOSED: Final = [
     "ETag",
@@ -73,61 +59,60 @@ _ALLOWED: Final = [
 
 
 def create_app(container: Container) -> Litestar:
-    """The REST API over the parts of `container`, which live as long as the application runs."""
+    """The REST API over the parts of `container`, which live as long as the application runs.
+
+    Only what SERVICE names is mounted, and what nothing of that uses is not made.
+    """
     settings: Settings = container.settings()
-    images, gallery = container.images(), container.gallery()
-    access = container.access()
-    feed = Feed(container.catalogue(), container.database().signal)
+    access, keys = container.access(), container.published_keys()
+    mounted = [mount(container) for name, mount in SERVICES.items() if name in settings.service]
+    parts = {name: part for each in mounted for name, part in each.parts.items()}
+    cached = container.cached() if "reading" in parts else None
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         async with (
             closing_parts(container),
-            container.database() as database,
-            caching(container.cached()),
-            sweeping(database, gallery, container.catalogue(), settings),
+            container.database(),
+            caching(cached),
+            fetching(keys if settings.auth else None),
             relaying(container, on=settings.relay),
-            feed.running(),
+            AsyncExitStack() as stack,
         ):
+            for each in mounted:
+                if each.beside is not None:
+                    await stack.enter_async_context(each.beside())
             yield
 
+    checks = checks_of(
+        container.database(),
+        container.images() if "catalogue" in parts else None,
+        cached,
+        None if cached is None else container.cache(),
+        keys if settings.auth else None,
+    )
+    readiness = Readiness(checks)
+    metrics = container.metrics()
+    metrics.requests.join()
+    metrics.also(readiness.gauges)
+    show_backlog(metrics, container.database())
     dependencies = {
-        "settings": _fixed(settings),
-        "catalogue": _fixed(container.catalogue()),
-        "reading": _fixed(container.reading()),
-        "gallery": _fixed(gallery),
-        "feed": _fixed(feed),
-        "access": _fixed(access),
-        "accounts": _fixed(container.accounts()),
-        "sessions": _fixed(container.sessions()),
-        "api_keys": _fixed(container.api_keys()),
-        "signing_keys": _fixed(container.signing_keys()),
-        "row_threads": _fixed(Threads(_ROW_THREADS, "watchly-rows")),
-        "import_turns": _fixed(asyncio.Semaphore(_ROW_THREADS)),
-        "metrics": _fixed(container.metrics()),
-        "readiness": _fixed(Readiness(container.database(), images, container.cached(), container.cache())),
+        name: _fixed(part)
+        for name, part in {
+            **parts,
+            "settings": settings,
+            "access": access,
+            "metrics": metrics,
+            "readiness": readiness,
+        }.items()
     }
     routes: list[type[Controller]] = [
-        MovieController,
-        GenreController,
-        TransferController,
-        MovieImageController,
-        HistoryController,
-        ChangeController,
-        SessionController,
-        KeySetController,
-        MeController,
-        UserController,
-        ApiKeyController,
+        *(controller for each in mounted for controller in each.controllers),
         HealthController,
         MetricsController,
         ProblemController,
         DocumentationController,
     ]
-    if isinstance(images, ImageFiles):
-        routes.append(ImageFileController)
-    if isinstance(images, ImageNotifications):
-        routes.append(NotificationController)
 
     cors = _cors(settings)
     check = _checks(
@@ -148,19 +133,24 @@ def create_app(container: Container) -> Litestar:
     _provide_in_turn(app)
     by_origin = bool(settings.cors_origins) and "*" not in settings.cors_origins
     database = container.database()
-    app.asgi_handler = Front(
-        Direct(
+    if "gallery" in parts:
+        app.asgi_handler = Direct(
             app,
             check,
             reading=container.reading(),
             catalogue=container.catalogue(),
-            gallery=gallery,
+            gallery=container.gallery(),
             settings=settings,
-            serves_images=isinstance(images, ImageFiles),
-        ),
+        )
+    app.asgi_handler = Front(
+        app.asgi_handler,
         by_origin=by_origin,
         trusted=trusted_origins(settings),
+        trusted_proxies=settings.trusted_proxies,
         position=lambda: database.position,
+        metrics=metrics.requests,
+        tracing=container.tracing(),
+        timed=settings.server_timing,
     )
     statuses = {kind.code: kind.status for kind in KINDS.values()}
 

@@ -11,17 +11,18 @@ from typing import Final
 
 from litestar.enums import HttpMethod
 from litestar.exceptions import HTTPException
-from litestar.types import HTTPScope
+from litestar.types import HTTPScope, Scope
 
 from watchly_core.access import Access
 from watchly_core.errors import NotSignedIn, Unavailable
-from watchly_core.people import Actor, Permission
+from watchly_core.people import Actor, Permission, stranger
 from watchly_http.openapi import NEEDS
 from watchly_http.requests import METHODS, Request, lines_of
 
 #: Where the actor stands in the scope of a request.
 _ACTOR: Final = "watchly.actor"
 _SCHEME: Final = "bearer"
+_STRANGER: Final = stranger().name
 
 
 def admission(access: Access, *, asked: bool) -> Callable[[Request], Awaitable[None]]:
@@ -37,8 +38,8 @@ def admission(access: Access, *, asked: bool) -> Callable[[Request], Awaitable[N
             return
         bearer = bearer_of(request) if asked else None
         actor = access.stranger if bearer is None else access.recent(bearer) or await access.actor(bearer)
-        actor.require(needs)
         request.scope[_ACTOR] = actor  # type: ignore[typeddict-unknown-key] # ASGI lets applications add keys
+        actor.require(needs)
 
     return admit
 
@@ -49,6 +50,12 @@ def actor_of(request: Request) -> Actor:
     if not isinstance(actor, Actor):
         raise TypeError("the route asks for nobody")
     return actor
+
+
+def sender_of(scope: Scope) -> str:
+    """The name of whoever has sent a request, as events have it; of a stranger where nobody was asked."""
+    actor = scope.get(_ACTOR)
+    return actor.name if isinstance(actor, Actor) else _STRANGER
 
 
 def bearer_of(request: Request) -> str | None:

@@ -42,7 +42,6 @@ from watchly_http.requests import (
     header_of,
     read_id,
     read_json,
-    request_id_of,
     require_type,
     whole_number,
 )
@@ -248,7 +247,7 @@ class ChangeController(Controller):
         )
         if request.scope.get(HEAD_ONLY):
             stream.end()
-        return EventStream(stream, request_id_of(request.scope))
+        return EventStream(stream)
 
 
 def _limit(given: Parameters, settings: Settings) -> int:

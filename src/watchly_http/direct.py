@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Final, NamedTuple, TypeAlias
 
 import litestar
 from litestar import Litestar
 from litestar.enums import ScopeType
+from litestar.exceptions import NotFoundException
 from litestar.types import HTTPScope, Receive, RouteHandlerType, Scope, Send
 
 from watchly_core.images import is_key
@@ -63,7 +65,6 @@ class Direct:
         catalogue: the one for writes.
         gallery: the images.
         settings: the settings.
-        serves_images: whether `app` has a route for their files.
     """
 
     def __init__(  # noqa: PLR0913 - each is a part of its own
@@ -75,7 +76,6 @@ class Direct:
         catalogue: Catalogue,
         gallery: Gallery,
         settings: Settings,
-        serves_images: bool,
     ) -> None:
         async def remove(request: Request, movie_id: str) -> Answer:
             await remove_movie(request, movie_id, catalogue)
@@ -100,10 +100,9 @@ class Direct:
                 "DELETE": remove,
             },
         )
-        self._to_image: Mapping[str, _Way] = {}
-        if serves_images:
-            load = {"GET": lambda request, key: load_image(request, key, gallery, settings)}
-            self._to_image = _ways(app, f"{_IMAGE}1", load)
+        self._to_image = _ways(
+            app, f"{_IMAGE}1", {"GET": lambda request, key: load_image(request, key, gallery, settings)}
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let its route do so."""
@@ -144,8 +143,10 @@ class Direct:
 
 
 def _ways(app: Litestar, path: str, by_method: Mapping[str, _Respond]) -> dict[str, _Way]:
+    """The ways by their methods; none where `app` has no such address."""
     ways = {}
     for method, respond in by_method.items():
-        _, handler, _, _, template = app.asgi_router.handle_routing(path=path, method=method)
-        ways[method] = _Way(handler, template, respond)
+        with suppress(NotFoundException):
+            _, handler, _, _, template = app.asgi_router.handle_routing(path=path, method=method)
+            ways[method] = _Way(handler, template, respond)
     return ways

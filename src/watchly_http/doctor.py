@@ -16,7 +16,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from watchly_adapters.container import Container, make_broker, make_cache, make_images
+from watchly_adapters.container import (
+    make_broker,
+    make_cache,
+    make_images,
+    make_published_keys,
+    unwatched,
+)
 from watchly_adapters.postgres.migrate import pending
 from watchly_adapters.postgres.pool import address, connect, translated
 from watchly_adapters.postgres.reindex import waiting
@@ -40,6 +46,7 @@ def examine(settings: Settings) -> bool:
         ("cache", _cache(settings), _ask_cache),
         ("broker", _broker(settings), _ask_broker),
         ("secret", _secret(settings), _ask_secret),
+        *((("keys", settings.jwks_url.partition("?")[0], _ask_keys),) if settings.jwks_url else ()),
     )
     healthy = True
     for part, configured, ask in parts:
@@ -49,6 +56,7 @@ def examine(settings: Settings) -> bool:
             healthy = False
             answer = f"FAILS: {error}"
         table.add_row(part, escape(configured), escape(answer))
+    table.add_row("service", ", ".join(sorted(settings.service)), "")
     table.add_row("sign-in", *_sign_in(settings))
     table.add_row("address", f"http://{settings.host}:{settings.port}", f"{settings.workers} workers")
     table.add_row("origins", ", ".join(settings.cors_origins) or "none", "")
@@ -154,15 +162,19 @@ def _ask_broker(settings: Settings) -> str:
 
 
 def _secret(settings: Settings) -> str:
-    if settings.secret_key or _needs_secret(settings):
+    if not settings.needs_secret:
+        return "not needed"
+    if settings.secret_key or _is_elsewhere(settings):
         return "SECRET_KEY"
     return "made at each start" if settings.in_memory else f"{settings.home / 'secret_key'}, made once"
 
 
 def _ask_secret(settings: Settings) -> str:
-    if _needs_secret(settings) and not settings.secret_key:
+    if not settings.needs_secret:
+        return ""
+    if _is_elsewhere(settings) and not settings.secret_key:
         raise Misconfigured("it is missing, and DATABASE_URL is set")
-    if settings.in_memory:
+    if settings.in_memory or settings.jwks_url:
         return ""
     with started(with_secret(settings)) as running:
         if asyncio.run(pending(str(running.database_url))):
@@ -174,14 +186,20 @@ def _ask_secret(settings: Settings) -> str:
 
 
 async def _opened(settings: Settings) -> tuple[int, int]:
-    container = Container(settings=settings)
-    async with container.database() as database:
-        keys = await database.people.signing_keys()
-    tokens = container.tokens()
-    return sum(map(tokens.opens, keys)), len(keys)
+    container = unwatched(settings)
+    async with container.database():
+        return await container.signing_keys().opened()
 
 
-def _needs_secret(settings: Settings) -> bool:
+def _ask_keys(settings: Settings) -> str:
+    keys = make_published_keys(settings)
+    if keys is None:
+        return ""
+    asyncio.run(keys.fetch())
+    return f"answers with {keys.known}"
+
+
+def _is_elsewhere(settings: Settings) -> bool:
     return settings.database_url is not None and not settings.in_memory
 
 

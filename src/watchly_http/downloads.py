@@ -29,7 +29,6 @@ class Download(ASGIResponse):
         first: the beginning of the body.
         rest: makes the rest of it; it is closed however the reply ends.
         headers: of the reply, Content-Type among them.
-        request_id: under which a fault is logged.
         status_code: of the reply.
         patience: seconds in which the client has to take the next piece, for it holds what `rest` holds;
             and those that it may spend on all of them beyond what a slow line needs.
@@ -37,19 +36,18 @@ class Download(ASGIResponse):
 
     _should_set_content_length = False
 
-    def __init__(  # noqa: PLR0913 - a reply, each part with its name
+    def __init__(
         self,
         first: bytes,
         rest: AsyncGenerator[bytes, None],
         headers: dict[str, str],
-        request_id: str,
         *,
         status_code: int = 200,
         patience: float = 60.0,
     ) -> None:
         super().__init__(headers=headers, status_code=status_code)
         self._first, self._rest = first, rest
-        self._request_id, self._patience = request_id, patience
+        self._patience = patience
         self._sent, self._waited = 0, 0.0
 
     async def send_body(self, send: Send, receive: Receive) -> None:
@@ -63,7 +61,7 @@ class Download(ASGIResponse):
                         return
                     await self._send(send, chunk)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is too late for a problem
-            log_error(error, self._request_id)
+            log_error(error)
         else:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
@@ -88,12 +86,11 @@ class EventStream(ASGIResponse):
 
     Args:
         stream: what is sent; it is ended when the client leaves.
-        request_id: under which a fault is logged.
     """
 
     _should_set_content_length = False
 
-    def __init__(self, stream: Stream, request_id: str) -> None:
+    def __init__(self, stream: Stream) -> None:
         super().__init__(
             headers={
                 "Content-Type": "text/event-stream",
@@ -101,7 +98,7 @@ class EventStream(ASGIResponse):
                 "X-Accel-Buffering": "no",  # nginx would keep events until there are some kilobytes of them
             }
         )
-        self._stream, self._request_id = stream, request_id
+        self._stream = stream
 
     async def send_body(self, send: Send, receive: Receive) -> None:
         """Send what comes, each piece at once."""
@@ -121,7 +118,7 @@ class EventStream(ASGIResponse):
         except TimeoutError:
             pass  # the client takes nothing, or is gone
         except Exception as error:  # noqa: BLE001 - whatever it is, it is too late for a problem
-            log_error(error, self._request_id)
+            log_error(error)
         finally:
             left.cancel()
 

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from watchly_http import logs
+
 if TYPE_CHECKING:
     from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
     from litestar.types.asgi_types import LifeSpanReceiveMessage, LifeSpanSendMessage
@@ -203,6 +205,7 @@ class Drained:
             await send({"type": "lifespan.startup.failed", "message": ""})
         elif self._forced:
             sys.stderr.flush()
+            logs.flush()
             os._exit(0)  # granian still waits for a connection; nothing else is left to do
 
     async def _pump(self, receive: "LifeSpanReceive") -> None:

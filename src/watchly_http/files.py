@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -47,39 +47,56 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _progress(path: Path, lines: Iterable[bytes]) -> Iterator[Iterable[bytes]]:
-    if not sys.stderr.isatty() or str(path) == "-":
+    if str(path) == "-":
         yield lines
         return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(path.name, total=path.stat().st_size)
+    with moving(path.name, path.stat().st_size) as advance:
 
         def counted() -> Iterator[bytes]:
             for line in lines:
-                progress.advance(task, len(line))
+                advance(len(line))
                 yield line
 
         yield counted()
 
 
 @contextmanager
-def completed(path: Path) -> Iterator[IO[bytes]]:
+def moving(name: str, size: int | None = None) -> Iterator[Callable[[int], None]]:
+    """What is told of bytes that were moved, of `size` in all if that is known; a terminal shows them."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(name, total=size)
+        yield lambda moved: progress.advance(task, moved)
+
+
+@contextmanager
+def completed(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
     """A file that takes the place of the one at `path` when it is complete, with its mode.
 
-    Devices and pipes are written to, and links followed.
+    Devices and pipes are written to, and links followed. A `private` one is for this user alone, whatever
+    the mode was.
     """
-    path = path.resolve()
     if path.exists() and not path.is_file():
         with path.open("wb") as file:
             yield file
         return
+    # Not before: what leads to a pipe, as /dev/stdout may, leads to nothing that has a path.
+    path = path.resolve()
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with partial.open("wb") as file:
+        # What is there under that name was left behind, or laid there by somebody who wants to read along.
+        partial.unlink(missing_ok=True)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+        with os.fdopen(descriptor, "wb") as file:
             yield file
-        if path.exists():
+            file.flush()
+            os.fsync(descriptor)
+        if path.exists() and not private:
             shutil.copymode(path, partial)
         partial.replace(path)
     finally:

@@ -29,7 +29,6 @@ from watchly_http.requests import (
     header_of,
     media_type,
     parameter,
-    request_id_of,
     require_plain,
     require_size,
     stream,
@@ -187,9 +186,7 @@ async def load_image(request: Request, key: str, gallery: Gallery, settings: Set
     if request.scope.get(HEAD_ONLY):
         await body.aclose()
     texts = {name.decode(): value.decode() for name, value in headers + told}
-    return Download(
-        first, body, texts, request_id_of(request.scope), status_code=200 if part is None else 206
-    )
+    return Download(first, body, texts, status_code=200 if part is None else 206)
 
 
 def _part(request: Request, tag: str, size: int) -> range | None:

@@ -45,9 +45,12 @@ from watchly_core.errors import (
 )
 from watchly_core.imports import Rejection
 from watchly_core.movies import MAX_FAULTS
+from watchly_http.answers import Answer
+from watchly_http.logs import about
 from watchly_http.origins import ForeignOrigin
 from watchly_http.ranges import RangeNotSatisfiable
 from watchly_http.requests import (
+    PROBLEM,
     BodyTimeout,
     BodyTooLarge,
     ClientGone,
@@ -269,6 +272,7 @@ _BY_STATUS: Final[Mapping[int, tuple[str, str]]] = {
     413: ("too_large", "The body is too large."),
 }
 
+_OURS: Final = "Something went wrong here; it has been logged."
 _MEDIA_TYPE: Final = "application/problem+json"
 _encode = msgspec.json.Encoder().encode
 
@@ -276,7 +280,7 @@ _encode = msgspec.json.Encoder().encode
 def reply_to_error(request: Request, error: Exception) -> Response[bytes]:
     """The problem that `error` is to the client of `request`; what is our own fault is logged."""
     headers: dict[str, str] = {}
-    log_error(error, request_id_of(request.scope))
+    log_error(error)
     code, detail = _explain(error)
     if isinstance(error, NotSignedIn):
         headers["WWW-Authenticate"] = "Bearer"
@@ -300,12 +304,19 @@ def reply_to_error(request: Request, error: Exception) -> Response[bytes]:
     return problem_reply(problem_for(request, kind, detail, faults), headers)
 
 
-def log_error(error: Exception, request_id: str) -> None:
-    """Log `error` if it is not the client's."""
+def log_error(error: Exception) -> None:
+    """Log `error` if it is not the client's; where it is, only whoever looks for faults wants to know.
+
+    What the client sent is never told.
+    """
+    known = about.get()()  # said here as well, for logs that somebody has configured in another way
     if isinstance(error, Unavailable):
-        _log.warning("unavailable", dependency=error.dependency, reason=str(error), request_id=request_id)
-    elif _explain(error)[0] == "internal":
-        _log.error("unhandled error", exc_info=error, request_id=request_id)
+        _log.warning("unavailable", **known, dependency=error.dependency, reason=str(error))
+    elif (code := _explain(error)[0]) == "internal":
+        _log.error("unhandled error", **known, exc_info=error)
+    else:
+        faults = sorted({fault.code for fault in error.faults}) if isinstance(error, Invalid) else []
+        _log.debug("refused", **known, problem=code, error=type(error).__name__, faults=faults)
 
 
 def _import_problem(request: Request, kind: Kind, error: ImportRejected) -> ImportProblem:
@@ -329,19 +340,25 @@ def is_problem(headers: Collection[tuple[bytes, bytes]]) -> bool:
     return (b"content-type", _MEDIA_TYPE.encode()) in headers
 
 
-def stopping_reply(scope: Scope) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """The status, the headers and the body for a request that the stop of the service cuts."""
+def stopping_reply(scope: Scope) -> Answer:
+    """The reply to a request that the stop of the service cuts."""
     problem = _problem(scope, KINDS["unavailable"], "The service is stopping.")
+    return _answer(problem, (b"retry-after", b"1"))
+
+
+def failing_reply(scope: Scope) -> Answer:
+    """The reply to a request for which there was none, for an error of ours that nothing else has handled."""
+    return _answer(_problem(scope, KINDS["internal"], _OURS))
+
+
+def _answer(problem: Problem, *headers: tuple[bytes, bytes]) -> Answer:
     body = _encode(problem)
-    headers = [
-        (b"content-type", _MEDIA_TYPE.encode()),
-        (b"content-length", b"%d" % len(body)),
-        (b"retry-after", b"1"),
-    ]
-    return problem.status, headers, body
+    length = (b"content-length", b"%d" % len(body))
+    return Answer(problem.status, ((b"content-type", _MEDIA_TYPE.encode()), length, *headers), body)
 
 
 def _problem(scope: Scope, kind: Kind, detail: str, faults: tuple[Fault, ...] = ()) -> Problem:
+    scope[PROBLEM] = kind.code  # type: ignore[typeddict-unknown-key] # ASGI lets applications add keys
     return Problem(
         type=f"/problems/{kind.code}",
         title=kind.title,
@@ -372,4 +389,4 @@ def _explain(error: Exception) -> tuple[str, str]:
             return code, str(error)
     if isinstance(error, HTTPException) and error.status_code in _BY_STATUS:
         return _BY_STATUS[error.status_code]
-    return "internal", "Something went wrong here; it has been logged."
+    return "internal", _OURS

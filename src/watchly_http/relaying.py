@@ -10,7 +10,8 @@ from typing import Final
 
 import structlog
 
-from watchly_adapters.container import Container, Database
+from watchly_adapters.container import Container
+from watchly_adapters.databases import Database
 from watchly_core.dispatch import Dispatch
 from watchly_core.errors import WatchlyError
 from watchly_core.relays import Round

@@ -27,10 +27,12 @@ Request: TypeAlias = litestar.Request[None, None, State]
 Check: TypeAlias = Callable[[Request], Awaitable[None]]
 
 #: Where these stand in the scope of a request: its id, whether it is a HEAD that is answered as a GET, the
-#: name of the header that chose among several forms of the reply, and what its body is digested by.
+#: name of the header that chose among several forms of the reply, the code of the problem that the reply is,
+#: and what its body is digested by.
 REQUEST_ID: Final = "watchly.request_id"
 HEAD_ONLY: Final = "watchly.head_only"
 VARY: Final = "watchly.vary"
+PROBLEM: Final = "watchly.problem"
 _DIGEST: Final = "watchly.digest"
 
 #: The methods that routes have handlers for.

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
+    AbstractContextManager,
     ExitStack,
     asynccontextmanager,
     contextmanager,
@@ -46,12 +47,12 @@ def running_database(settings: Settings) -> Iterator[tuple[Settings, list[str]]]
 
 
 def with_secret(settings: Settings) -> Settings:
-    """Settings with a secret: their own, or the one that the embedded home keeps.
+    """Settings with a secret if they need one: their own, or the one that the embedded home keeps.
 
     Raises:
         Misconfigured: there is none, and only whoever runs the database can say which.
     """
-    if settings.secret_key is not None:
+    if settings.secret_key is not None or not settings.needs_secret:
         return settings
     if settings.in_memory:
         secret = secrets.token_urlsafe(32)
@@ -85,13 +86,25 @@ def serving(settings: Settings, stack: ExitStack) -> tuple[Settings, Callable[[]
 
 
 @asynccontextmanager
-async def entered(settings: Settings) -> AsyncIterator[Container]:
+async def entered(settings: Settings, *, is_watched: bool = False) -> AsyncIterator[Container]:
     """The parts that `settings` call for, with the database open while the block runs."""
-    from watchly_adapters.container import Container
+    from watchly_adapters.container import Container, unwatched
 
-    container = Container(settings=settings)
+    container = Container(settings=settings) if is_watched else unwatched(settings)
     async with closing_parts(container), container.database():
         yield container
+
+
+def showing_metrics(container: Container) -> AbstractContextManager[None]:
+    """Serve the page of metrics during the block where METRICS_PORT says so, for what serves nothing else.
+
+    Raises:
+        Misconfigured: nothing can listen there.
+    """
+    settings: Settings = container.settings()
+    if settings.metrics_port is None:
+        return nullcontext()
+    return container.metrics().served(settings.host, settings.metrics_port)
 
 
 def caching(cached: CachedQueries | None) -> AbstractAsyncContextManager[None]:
@@ -105,7 +118,7 @@ async def closing_parts(container: Container) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for provider in (container.images, container.inspector):
+        for provider in (container.images, container.inspector, container.tracing):
             if provider.initialized or provider.last_overriding is not None:
                 part: object = provider()
                 if isinstance(part, Closable):

@@ -6,6 +6,7 @@ import functools
 import gc
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.util
 import os
 import resource
 import socket
@@ -21,7 +22,7 @@ from granian.server import MPServer
 from granian.server.mp import WorkerProcess
 
 from watchly_core.errors import Misconfigured, WatchlyError
-from watchly_http import drain
+from watchly_http import drain, logs
 from watchly_http.drain import Application, Drained, Phase
 
 CONNECTIONS_PER_WORKER = 4_000  # many of them may be streams, which cost little
@@ -131,6 +132,8 @@ class _Supervisor(MPServer):
     def load(self, number: int) -> Drained:
         """Build the application of a worker, in the worker."""
         os.close(self._leash_held)
+        # What `atexit` knows is not for processes that multiprocessing has forked.
+        multiprocessing.util.Finalize(None, logs.flush, exitpriority=0)
         drain.hold_signals()
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _connections() + SPARE_DESCRIPTORS), hard))

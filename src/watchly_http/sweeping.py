@@ -6,34 +6,67 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import structlog
 
-from watchly_adapters.container import Database
+from watchly_adapters.databases import Database
 from watchly_adapters.settings import Settings
 from watchly_core import Catalogue, Gallery
 from watchly_core.api_keys import KEPT_FOR
 from watchly_core.clocks import utc_now
-from watchly_core.errors import WatchlyError
+from watchly_core.errors import Unavailable, WatchlyError
 from watchly_core.expiry import drop_all, expire_signing_keys
 from watchly_core.tasks import cancelled
+
+#: Seconds for which a command waits until others have swept, or backed up; and between looks.
+TURN_SECONDS: Final = 120.0
+_TURN_INTERVAL: Final = 0.1
 
 _log = structlog.stdlib.get_logger("watchly.sweeping")
 
 
 @asynccontextmanager
 async def sweeping(
-    database: Database, gallery: Gallery, catalogue: Catalogue, settings: Settings
+    database: Database,
+    gallery: Gallery,
+    catalogue: Catalogue,
+    settings: Settings,
+    *,
+    at_once: bool = False,
 ) -> AsyncIterator[None]:
-    """Sweep now and then while the block runs, one worker of all at a time; never if the interval is zero."""
+    """Sweep now and then while the block runs, one process of all at a time; never if the interval is zero.
+
+    The first sweep comes after a while as well, unless it is wanted `at_once`.
+    """
     if not settings.sweep_interval:
         yield
         return
-    task = asyncio.create_task(_sweep(database, gallery, catalogue, settings))
+    task = asyncio.create_task(_sweep(database, gallery, catalogue, settings, at_once=at_once))
     try:
         yield
     finally:
         await cancelled(task)
+
+
+@asynccontextmanager
+async def turn_to_sweep(database: Database, patience: float = TURN_SECONDS) -> AsyncIterator[None]:
+    """Let nobody else sweep while the block runs; a sweep that is under way is waited for.
+
+    Raises:
+        Unavailable: others have been at it for `patience` seconds, or the database does not answer.
+    """
+    deadline = asyncio.get_running_loop().time() + patience
+    while True:
+        async with database.alone("sweep") as alone:
+            if alone:
+                yield
+                return
+        if asyncio.get_running_loop().time() > deadline:
+            raise Unavailable(
+                "database", f"others have been sweeping, or backing up, for {patience:g} s; try again later"
+            )
+        await asyncio.sleep(_TURN_INTERVAL)
 
 
 async def drop_old(database: Database, catalogue: Catalogue, settings: Settings) -> int:
@@ -48,11 +81,15 @@ async def drop_old(database: Database, catalogue: Catalogue, settings: Settings)
     return 0 if retention is None else await catalogue.prune(retention)
 
 
-async def _sweep(database: Database, gallery: Gallery, catalogue: Catalogue, settings: Settings) -> None:
+async def _sweep(
+    database: Database, gallery: Gallery, catalogue: Catalogue, settings: Settings, *, at_once: bool
+) -> None:
     seconds = settings.sweep_interval.total_seconds()
     while True:
         # Not all workers at once.
-        await asyncio.sleep(seconds * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+        pause = 0.0 if at_once else seconds * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        at_once = False
+        await asyncio.sleep(pause)
         try:
             async with database.alone("sweep") as alone:
                 pruned = await drop_old(database, catalogue, settings) if alone else 0

@@ -36,7 +36,6 @@ from watchly_http.requests import (
     Parameters,
     Request,
     flag,
-    request_id_of,
     require_plain,
     require_size,
     stream,
@@ -110,7 +109,7 @@ class TransferController(Controller):
             "Content-Type": form.content_type,
             "Content-Disposition": f'attachment; filename="{name}"',
         }
-        return Download(first, chunks, headers, request_id_of(request.scope))
+        return Download(first, chunks, headers)
 
     @post(
         "/import",

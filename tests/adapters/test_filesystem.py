@@ -60,6 +60,20 @@ def run(script: str, *arguments: object) -> str:
     return done.stdout
 
 
+async def test_only_images_make_a_directory_more_than_empty(tmp_path: Path) -> None:
+    directory = tmp_path / "images"
+    store = FilesystemImages(directory)
+    assert await store.is_empty()
+    leftover(directory, f"{KEY}-x.part")
+    (directory / "lost+found").mkdir()
+    (directory / "README").write_text("of somebody")
+    assert await store.is_empty()
+    await store.put(KEY, io.BytesIO(b"png"), IMAGE)
+    assert not await store.is_empty()
+    await store.delete(KEY)
+    assert await store.is_empty()
+
+
 async def test_images_are_spread_over_folders_and_readable_by_other_services(tmp_path: Path) -> None:
     store = FilesystemImages(tmp_path / "made" / "by" / "put")
     await store.put(KEY, io.BytesIO(b"abc"), IMAGE)

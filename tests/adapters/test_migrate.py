@@ -70,6 +70,7 @@ LABELS: Final = [
     "0010_relays",
     "0011_people",
     "0012_search_pending",
+    "0013_traces",
 ]
 
 
@@ -376,6 +377,27 @@ async def test_the_older_system_keeps_writing(empty_database: str) -> None:
             assert await database.queries.get(movie.id) == movie
         assert await events_of(database.queries, ran.id) == []
         assert len(await events_of(database.queries, 3)) == 1
+
+
+async def test_an_earlier_version_keeps_the_log(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = (
+        "INSERT INTO events (kind, movie_id, version, at, actor, movie) "
+        "VALUES ('movie_added', %s, 1, now(), 'system', '{}'::json)"
+    )
+    read = "SELECT kind, movie_id, version, at, actor, movie::text FROM events ORDER BY id"
+    with monkeypatch.context() as patch:
+        migrations_are(patch, *(file for file in migrations() if file.name != "traces"))
+        await migrate(empty_database)
+    async with await settled(empty_database) as earlier:
+        await earlier.commit()
+        await earlier.set_autocommit(True)
+        await earlier.execute(write, (1,), prepare=True)
+        before = await (await earlier.execute(read, prepare=True)).fetchall()
+        assert await migrate(empty_database) == ["0013_traces"]
+        await earlier.execute(write, (2,), prepare=True)
+        after = await (await earlier.execute(read, prepare=True)).fetchall()
+    assert (len(after), after[:1]) == (2, before)
+    assert select(empty_database, "SELECT trace FROM events") == [(None,), (None,)]
 
 
 # While others use the table

@@ -25,6 +25,7 @@ from watchly_core.messages import Message, Target
 from watchly_core.ports import Publisher
 from watchly_core.relays import Relay
 from watchly_core.tasks import cancelled
+from watchly_core.traces import traced_by
 
 pytestmark = pytest.mark.anyio
 
@@ -57,6 +58,18 @@ async def test_a_message_is_kept_with_its_id_and_once(server: Nats) -> None:
     async with looking(server) as stream:
         config = (await stream.stream_info(STREAM)).config
     assert (config.subjects, config.duplicate_window) == (["watchly.>"], DUPLICATE_WINDOW)
+
+
+async def test_a_message_goes_on_in_the_trace_of_who_sends_it_or_of_its_event(server: Nats) -> None:
+    made, sent = f"00-{1:032x}-{1:016x}-01", f"00-{1:032x}-{2:016x}-01"
+    traced = Message("7-4", 13, 7, "movie_revised", b'{"traceparent":"%s"}' % made.encode())
+    async with publisher(server.url) as broker:
+        await broker.publish(MESSAGE)
+        await broker.publish(traced)
+        with traced_by(sent):
+            await broker.publish(Message("7-5", 14, 7, "movie_revised", traced.body))
+            await broker.publish(Message("7-6", 15, 7, "movie_revised", MESSAGE.body))
+    assert [message.headers.get("traceparent") for message in await kept(server)] == [None, made, sent, sent]
 
 
 async def test_many_at_once_share_a_connection(server: Nats) -> None:

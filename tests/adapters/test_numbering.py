@@ -14,6 +14,7 @@ import pytest
 
 from watchly_adapters.postgres import PostgresDatabase, migrate
 from watchly_adapters.testing.stores import HEAT, NOON
+from watchly_core.backlogs import Backlog
 from watchly_core.events import ChangeQuery, Event, MovieAdded, MovieRevised
 
 pytestmark = pytest.mark.anyio
@@ -76,6 +77,21 @@ async def test_who_numbers_meanwhile_is_waited_for(database_url: str) -> None:
         assert not done
         await other.rollback()
         assert await asyncio.wait_for(reading, DEADLINE) == [(1, event.movie_id)]
+
+
+async def test_what_has_no_number_yet_is_a_backlog(database_url: str) -> None:
+    async with PostgresDatabase(database_url) as database, session(database_url) as other:
+        await added(database)
+        assert await numbers(database) == [(1, 1)]
+        # Nobody numbers while another program holds the log, or has not committed.
+        await other.execute("SELECT FROM change_log FOR UPDATE")
+        for _ in range(3):
+            await added(database)
+        await other.execute(_RAW, (1001, 1001))
+        assert await database.backlogs.backlog(NOON) == Backlog(numbered_up_to=1, unnumbered=3)
+        await other.commit()
+        assert len(await numbers(database)) == 5
+        assert await database.backlogs.backlog(NOON) == Backlog(numbered_up_to=5)
 
 
 async def test_what_a_writer_left_unnumbered_is_numbered_soon(database_url: str) -> None:

@@ -12,10 +12,12 @@ from typing import Final
 import psycopg
 import pytest
 from psycopg.abc import PQGen
+from psycopg.errors import UndefinedTable
 
 from watchly_adapters.postgres import PostgresTransactions, migrate
 from watchly_adapters.postgres.pool import Pool
 from watchly_adapters.postgres.queries import PostgresMovieQueries
+from watchly_adapters.postgres.statements import Query
 from watchly_adapters.testing.stores import events_of
 from watchly_core import Catalogue
 from watchly_core.errors import MovieNotFound, VersionConflict
@@ -152,6 +154,18 @@ async def test_what_was_prepared_and_is_no_longer_good_is_prepared_again(
         # It is refused, prepared again, and written by itself.
         revised = await catalogue.revise(movie.id, {"release_year": 1996})
         assert (revised.version, revised.release_year) == (3, 1996)
+
+
+async def test_what_cannot_be_prepared_says_why(database_url: str) -> None:
+    missing = Query("/* tests.missing */ SELECT 1 FROM no_such_table", int)
+    async with one_connection(database_url) as pool:
+        for _ in range(2):
+            with pytest.raises(UndefinedTable, match="no_such_table"):
+                await pool.read(missing.rows)
+        with pytest.raises(UndefinedTable, match="no_such_table"):
+            async with pool.transaction() as connection:
+                await missing.later(connection)
+        assert await PostgresMovieQueries(pool).count(MovieQuery()) == 0
 
 
 async def test_a_name_means_the_same_statement_on_all_connections(database_url: str) -> None:

@@ -20,6 +20,7 @@ from watchly_core import Catalogue, Movie, MovieQuery
 from watchly_core.errors import Misconfigured
 from watchly_core.events import ImageAttached
 from watchly_core.images import Image, ImageRecord, ImageState, new_key
+from watchly_core.traces import traced_by
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +52,8 @@ async def filled(database: PostgresDatabase) -> list[Movie]:
     catalogue = Catalogue(database.queries, database.transactions)
     for number in range(1_200):
         await catalogue.add({"title": f"Movie {number}", "description": "é 🎬"})
-    await catalogue.revise(2, {"genre": "Crime"})
+    with traced_by(f"00-{1:032x}-{1:016x}-01"):  # which is nothing of the movie's
+        await catalogue.revise(2, {"genre": "Crime"})
     await catalogue.remove(3)
     await catalogue.remove(4)
     await catalogue.revert(4, 1)

@@ -15,7 +15,7 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 from rich.pretty import pretty_repr
 
-from watchly_adapters.settings import Settings, load_settings, read_settings
+from watchly_adapters.settings import SERVICES, Settings, load_settings, read_settings
 from watchly_core.errors import Misconfigured
 from watchly_core.people import Permission
 
@@ -26,10 +26,12 @@ DEFAULTS: Mapping[str, object] = {
     "port": 5000,
     "public_url": "",
     "environment": "development",
+    "service": SERVICES,
     "database_url": None,
     "read_database_url": None,
     "image_store_url": None,
     "secret_key": None,
+    "jwks_url": None,
     "auth": True,
     "public_read": True,
     "registration": "closed",
@@ -52,6 +54,10 @@ DEFAULTS: Mapping[str, object] = {
     "valkey_url": None,
     "log_format": "console",
     "log_level": "info",
+    "slow_statement": timedelta(milliseconds=500),
+    "server_timing": False,
+    "metrics_port": None,
+    "traces": None,
 }
 TRIO = {
     "CLOUDINARY_CLOUD_NAME": "films",
@@ -119,6 +125,9 @@ GOOD: list[tuple[str, str, object]] = [
     ("PUBLIC_URL", "http://films.example:8080/catalogue/", "http://films.example:8080/catalogue"),
     ("ENVIRONMENT", "production", "production"),
     ("ENVIRONMENT", "Development", "development"),
+    ("SERVICE", "movies", {"movies"}),
+    ("SERVICE", " Images, people,,images", {"images", "people"}),
+    ("SERVICE", "movies,images,people,changes", SERVICES),
     ("WATCHLY_HOME", "/srv/films", Path("/srv/films")),
     ("WATCHLY_HOME", "films", Path.cwd() / "films"),
     ("WATCHLY_HOME", "~root/films", Path(pwd.getpwnam("root").pw_dir) / "films"),
@@ -283,7 +292,7 @@ def test_memory_is_asked_for_by_the_database_alone() -> None:
 
 _PORT = "must be an integer from 0 to 65535"
 _SIZE = "must be a size: a whole number with one of b, kb, mb, gb, kib, mib, gib"
-_DURATION = "must be a duration: a whole number with one of s, m, min, h, d, day, days"
+_DURATION = "must be a duration: a whole number with one of ms, s, m, min, h, d, day, days"
 _ORIGINS = "must be a comma list of origins (scheme and host in ASCII, no path), or *"
 _HOSTS = "must be a comma list of host names (no scheme, port, path or pattern), or *"
 _DATABASE = "must be a postgresql:// URL, with odd characters as %XX, or memory:"
@@ -299,6 +308,8 @@ EXAMPLES = {
     "WORKERS": "2",
     "PUBLIC_URL": "https://movies.example",
     "ENVIRONMENT": "production",
+    "SERVICE": "movies,images",
+    "JWKS_URL": "https://movies.example/.well-known/jwks.json",
     "RELAY": "on",
     "NATS_URL": "nats://user:password@127.0.0.1:4222",
     "WEBHOOK_PRIVATE": "on",
@@ -327,8 +338,14 @@ EXAMPLES = {
     "SWEEP_INTERVAL": "30 s",
     "LOG_FORMAT": "json",
     "LOG_LEVEL": "warning",
+    "SLOW_STATEMENT": "500 ms",
+    "SERVER_TIMING": "on",
+    "METRICS_PORT": "9464",
 }
 BAD: list[tuple[str, str, list[str]]] = [
+    ("SLOW_STATEMENT", _DURATION, ["fast", "0.5 s", "-1"]),
+    ("SERVER_TIMING", "must be on or off", ["yes", "1"]),
+    ("METRICS_PORT", _PORT, ["-1", "65536"]),
     ("PORT", _PORT, ["-1", "65536", "http", "80.0", "8 0", "٣", "00000000065536", "9" * 5000]),
     ("WORKERS", "must be an integer from 1 to 512", ["0", "513", "all"]),
     (
@@ -345,6 +362,23 @@ BAD: list[tuple[str, str, list[str]]] = [
         ],
     ),
     ("ENVIRONMENT", "must be one of development, production", ["staging", "prod"]),
+    (
+        "SERVICE",
+        "must be a comma list of some of movies, images, people, changes",
+        ["movie", "movies;images", "all", "*", ",", "movies,health"],
+    ),
+    (
+        "JWKS_URL",
+        "must be an http or https URL without a password",
+        [
+            "films.example/jwks.json",
+            "ftp://h/x",
+            "https://",
+            f"https://u:{SECRET}@h/x",
+            "http://[",
+            "http://h/#x",
+        ],
+    ),
     ("WATCHLY_HOME", _NOBODY, ["~nosuchuser/x"]),
     ("RELAY", "must be on or off", ["yes", "1", "relay"]),
     ("WEBHOOK_PRIVATE", "must be on or off", ["10.0.0.0/8"]),
@@ -513,12 +547,41 @@ def test_a_bad_value_is_one_line_with_the_variable_the_fault_and_an_example(
 
 @pytest.mark.parametrize("variable", set(EXAMPLES) - {"SECRET_KEY"})
 def test_the_examples_are_good_values(variable: str) -> None:
-    read_settings({"DATABASE_URL": EXAMPLES["DATABASE_URL"], variable: EXAMPLES[variable]})
+    others = {"DATABASE_URL": EXAMPLES["DATABASE_URL"], "SERVICE": EXAMPLES["SERVICE"]}
+    read_settings({**others, variable: EXAMPLES[variable]})
 
 
 def test_every_variable_has_a_bad_value_above() -> None:
-    read = {variable for variable, _, _ in BAD} | {"HOST"}
+    # Any text is a host; what is wrong about traces is found out where they begin.
+    read = {variable for variable, _, _ in BAD} | {"HOST", "TRACES"}
     assert {field(variable) for variable in read} == set(Settings.__struct_fields__)
+
+
+# ---- traces ----
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted"),
+    [
+        ({}, False),
+        ({"OTEL_SERVICE_NAME": "films"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:4318/v1/traces"}, True),
+        ({"OTEL_TRACES_EXPORTER": "console"}, True),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}, False),
+        ({"OTEL_SDK_DISABLED": "True", "OTEL_TRACES_EXPORTER": "otlp"}, False),
+    ],
+)
+def test_traces_are_made_where_they_have_somewhere_to_go(environment: dict[str, str], wanted: bool) -> None:
+    assert read_settings({**environment, "PATH": "/bin"}).traces == (environment if wanted else None)
+
+
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
+def test_traces_go_to_an_address(name: str) -> None:
+    said = said_of({name: "collector:4318"})
+
+    assert said == f"{name} must be an http or https URL; an example: {name}=http://127.0.0.1:4318"
 
 
 # ---- what everybody may do ----
@@ -554,6 +617,35 @@ def test_a_replica_without_a_server_that_could_have_one_is_refused(primary: dict
 def test_a_replica_of_a_server_is_read_from() -> None:
     given = {"DATABASE_URL": "postgresql://h/films", "READ_DATABASE_URL": "postgresql://r/films"}
     assert read_settings(given).read_database_url == "postgresql://r/films"
+
+
+# ---- separate services ----
+
+KEYS = "http://127.0.0.1:5000/.well-known/jwks.json"
+
+
+@pytest.mark.parametrize("service", ["", "people", "movies,people"])
+def test_who_has_the_keys_does_not_ask_others_for_them(service: str) -> None:
+    assert said_of({"SERVICE": service, "JWKS_URL": KEYS}) == (
+        "JWKS_URL is for a service without people, and this one has the keys itself;"
+        " an example: SERVICE=movies,images,changes"
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "needed"),
+    [
+        ({}, True),
+        ({"SERVICE": "movies"}, True),
+        ({"SERVICE": "movies,changes", "JWKS_URL": KEYS}, False),
+        # Tickets for files are signed here; those of Cloudinary are signed with its own secret.
+        ({"SERVICE": "movies,images", "JWKS_URL": KEYS}, True),
+        ({"SERVICE": "images", "JWKS_URL": KEYS, "IMAGE_STORE_URL": "file:///srv/images"}, True),
+        ({"SERVICE": "images", "JWKS_URL": KEYS, "CLOUDINARY_URL": "cloudinary://1:s@films"}, False),
+    ],
+)
+def test_a_secret_is_needed_where_something_is_signed(environment: dict[str, str], *, needed: bool) -> None:
+    assert read_settings(environment).needs_secret is needed
 
 
 # ---- caches ----

@@ -36,6 +36,15 @@ with Tallies() as tallies:
         print(error)
 """
 
+#: Counts as a process does that is no worker.
+_BY_ITSELF: Final = """
+import asyncio
+from watchly_adapters.metrics import Metrics
+metrics = Metrics()
+metrics.cache.miss()
+print(asyncio.run(metrics.page()).decode())
+"""
+
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -97,3 +106,13 @@ def test_a_worker_that_has_no_room_is_told_in_one_line() -> None:
     done = subprocess.run([sys.executable, "-c", _CROWDED], stdout=subprocess.PIPE, text=True, check=True)
 
     assert re.fullmatch(rf"{VARIABLE}, TMPDIR: .*: File too large; an example: .*\n", done.stdout)
+
+
+def test_who_is_no_worker_counts_by_itself_and_leaves_nothing(place: Path) -> None:
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", _BY_ITSELF], stdout=subprocess.PIPE, text=True, check=True
+        )
+        assert re.search(r'^watchly_cache_reads_total{.*"miss".*} 1.0$', done.stdout, re.MULTILINE)
+
+    assert list(place.iterdir()) == []

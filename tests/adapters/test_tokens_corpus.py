@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -14,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests import forgeries
 from tests.forgeries import Forger, compact, unsealed
+from tests.publishers import publishing
 
-from watchly_adapters.security import SealedTokens
+from watchly_adapters.security import PublishedKeys, SealedTokens
 from watchly_core.errors import NotSignedIn
 from watchly_core.people import Role
 from watchly_core.signing_keys import SigningKey
@@ -36,7 +38,7 @@ FORGED: Final = forgeries.all_forgeries(FORGER, SECONDS)
 
 
 def read(token: str) -> Claims:
-    """What a token says, as the service reads it."""
+    """What a token says, as the service reads it that has the keys."""
     if TOKENS.kid(token) != KEY.kid:
         raise NotSignedIn("the key is not known")
     return TOKENS.read(KEY, token, NOW)
@@ -45,6 +47,19 @@ def read(token: str) -> Claims:
 def public() -> jwt.PyJWK:
     (published,) = TOKENS.public([KEY])
     return jwt.PyJWK(dict(published))
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Callable[[str], Claims]]:
+    """What a token says, as a service reads it that knows of the published keys alone."""
+    with publishing() as publisher, asyncio.Runner() as runner:
+        publisher.tokens, publisher.keys = TOKENS, [KEY]
+        # No time passes: they are asked for once.
+        keys = PublishedKeys(publisher.url, timeout=30.0, clock=lambda: NOW, ticks=lambda: 0.0)
+        yield lambda token: runner.run(keys.read(token))
+        keys.close()
+        # Or never, where only tests ran here whose tokens are refused before anybody asks.
+        assert publisher.asked <= 1
 
 
 #: The first text of all takes a while, for which nothing here is to blame.
@@ -70,9 +85,10 @@ VARIATIONS: Final[Mapping[str, str]] = {
 
 
 @pytest.mark.parametrize("name", VARIATIONS)
-def test_a_good_token_is_taken(name: str) -> None:
+def test_a_good_token_is_taken(name: str, elsewhere: Callable[[str], Claims]) -> None:
     claims = read(VARIATIONS[name])
     assert (claims.subject, claims.role, claims.session, claims.version) == ("7", Role.EDITOR, "5e55" * 8, 3)
+    assert elsewhere(VARIATIONS[name]) == claims
 
 
 def test_a_token_of_a_second_or_of_a_day_is_taken() -> None:
@@ -90,9 +106,11 @@ def titled(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", FORGED, ids=map(titled, FORGED))
-def test_a_forged_token_is_refused_in_words_that_quote_nothing_of_it(name: str) -> None:
+def test_a_forged_token_is_refused_in_words_that_quote_nothing_of_it(
+    name: str, elsewhere: Callable[[str], Claims]
+) -> None:
     token = FORGED[name]
-    for ask in (read, lambda token: TOKENS.read(KEY, token, NOW)):
+    for ask in (read, elsewhere, lambda token: TOKENS.read(KEY, token, NOW)):
         with pytest.raises(NotSignedIn) as refused:
             ask(token)
         said = str(refused.value)

@@ -28,6 +28,7 @@ from tests.receivers import (
 from watchly_adapters.webhooks import WebhookPublisher, is_public, refuse_private
 from watchly_core.errors import InvalidTarget, Overloaded, PublishRejected, Unavailable
 from watchly_core.messages import Message, Target
+from watchly_core.traces import traced_by
 from watchly_core.webhooks import new_secret, sign
 
 pytestmark = pytest.mark.anyio
@@ -67,6 +68,20 @@ async def test_a_message_arrives_signed_so_that_the_standard_library_accepts_it(
             Webhook(other).verify(received.body, received.headers)
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(received.body + b" ", received.headers)
+
+
+async def test_a_message_goes_on_in_the_trace_of_who_sends_it_or_of_its_event(receiver: Receiver) -> None:
+    made, sent = f"00-{1:032x}-{1:016x}-01", f"00-{1:032x}-{2:016x}-01"
+    traced = Message("7-4", 13, 7, "movie_revised", b'{"traceparent":"%s"}' % made.encode())
+    async with publisher(receiver.url) as hook:
+        await hook.publish(MESSAGE)
+        await hook.publish(traced)
+        with traced_by(sent):
+            await hook.publish(traced)
+            await hook.publish(MESSAGE)
+    assert [each.headers.get("traceparent") for each in receiver.received] == [None, made, sent, sent]
+    for received in receiver.received:
+        Webhook(SECRET).verify(received.body, received.headers)
 
 
 def test_the_signature_is_the_one_of_the_specification() -> None:

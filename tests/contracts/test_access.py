@@ -203,6 +203,43 @@ async def test_a_key_follows_the_role_of_its_owner_in_that_time(household: House
     assert roles == [Role.EDITOR, Role.VIEWER, Role.ADMIN]
 
 
+# By the token alone
+
+
+@pytest.mark.parametrize("role", Role)
+async def test_where_nobody_is_asked_a_token_is_of_whom_it_says_until_it_ends(
+    house: House, role: Role
+) -> None:
+    people = Counting(house.store.people)
+    household = Household(house)
+    elsewhere = Household(house, people=people, tokens_alone=True, everybody=frozenset({Permission.READ}))
+    await household.add("admin", Role.ADMIN)
+    user = await household.add("ada", role)
+    signed_in = await household.sign_in()
+    actor = Actor(f"user:{user.id}", role, user.id, also=frozenset({Permission.READ}))
+    assert await elsewhere.access.actor(signed_in.access_token) == actor
+    await household.accounts.remove(user.id)
+    end = (await household.keys.read(signed_in.access_token)).expires_at
+    house.wait(end - house.now - INSTANT)
+    assert await elsewhere.access.actor(signed_in.access_token) == actor
+    house.wait(INSTANT)
+    await refused(elsewhere, signed_in.access_token)
+    assert set(people.asked) == {"signing_keys"}
+
+
+async def test_where_nobody_is_asked_the_service_and_keys_are_who_they_are_elsewhere(house: House) -> None:
+    household = Household(house, tokens_alone=True)
+    now = house.now
+    claims = Claims(SYSTEM.name, Role.EDITOR, now, now + ACCESS_FOR)
+    assert await household.access.actor(await token(household, claims)) == Actor("system", Role.EDITOR)
+    await refused(household, await token(household, msgspec.structs.replace(claims, session="0" * 32)))
+    issued = await household.api_keys.add(ApiKeyDraft(name="key", role=Role.VIEWER))
+    assert await household.access.actor(issued.secret) == Actor(f"api-key:{issued.key.id}", Role.VIEWER)
+    await household.api_keys.revoke(issued.key.id)
+    house.wait(PROMISE)
+    await refused(household, issued.secret)
+
+
 # How often somebody is looked up
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from watchly_core.errors import Unavailable
 from watchly_core.merging import AT_ONCE, MOST, Merging
+from watchly_core.traces import current_trace, traced_by
 
 pytestmark = pytest.mark.anyio
 
@@ -21,6 +22,7 @@ class Clerk:
 
     def __init__(self) -> None:
         self.asked: list[list[int]] = []
+        self.traces: list[str | None] = []
         self.cancelled = 0
         self.free = asyncio.Event()
         #: Whether it ends at once when it is cancelled.
@@ -30,6 +32,7 @@ class Clerk:
 
     async def answer(self, numbers: Sequence[int]) -> Sequence[int | Exception]:
         self.asked.append(list(numbers))
+        self.traces.append(current_trace())
         try:
             await self.free.wait()
         except asyncio.CancelledError:
@@ -351,6 +354,22 @@ async def test_the_error_of_a_batch_is_raised_to_all_of_it_each_with_its_own(
     await all_of(tasks)
     clerk.fault = None
     assert await merging.ask(5) == 5
+
+
+async def test_a_batch_is_of_what_its_first_caller_does_whatever_came_before(
+    clerk: Clerk, merging: Merging[int, int]
+) -> None:
+    tasks = await occupied(merging)
+    large = range(100 * MOST, 100 * MOST + 4)  # each is a batch of its own
+    traces = [f"00-{number:032x}-{number:016x}-01" for number in large]
+    for number, trace in zip(large, traces, strict=True):
+        with traced_by(trace):
+            tasks += await asking(merging, number)
+    clerk.free.set()
+    await all_of(tasks)
+
+    assert clerk.asked[AT_ONCE:] == [[number] for number in large]
+    assert clerk.traces[AT_ONCE:] == traces
 
 
 # Closing

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 from tests.houses import ADA
 
-from watchly_adapters.container import Database
+from watchly_adapters.databases import Database
 from watchly_adapters.memory import MemoryDatabase
 from watchly_core import Catalogue
 from watchly_core.dispatch import Dispatch
@@ -31,12 +31,14 @@ from watchly_core.messages import LetterCount, Message, Target, message_of
 from watchly_core.ports import Publisher
 from watchly_core.relays import MAX_ATTEMPTS, PATIENCE, Relay, Round
 from watchly_core.tasks import cancelled
+from watchly_core.traces import traced_by
 from watchly_core.webhooks import Webhooks
 
 pytestmark = pytest.mark.anyio
 
 START = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 LONG = dt.timedelta(hours=2)
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 class Clock:
@@ -183,6 +185,45 @@ async def test_a_message_is_a_cloud_event_that_holds_the_change(post: Post) -> N
     assert (message.id, message.seq, message.kind) == (f"{movie_id}-2", 2, "movie_removed")
     assert message == message_of(change, "https://films.example")
     assert message.kind in KINDS
+
+
+async def test_a_message_says_what_its_event_was_made_in(post: Post) -> None:
+    with traced_by(TRACE):
+        (movie_id,) = await post.add()
+    await post.revise(movie_id)
+    # Also after it was kept as a letter.
+    post.broker.fault = unless(lambda message: message.id != f"{movie_id}-1", PublishRejected("no"))
+    await post.rounds()
+    post.broker.fault = lambda _: None
+    await post.relay.revive()
+    await post.rounds()
+    plain, traced = post.broker.taken
+    assert (plain.trace, traced.trace) == (None, TRACE)
+    body = json.loads(traced.body)
+    assert (body["id"], body["traceparent"]) == (f"{movie_id}-1", TRACE)
+    # The rest is as it is without.
+    without = json.loads(plain.body)
+    assert body.keys() - without.keys() == {"traceparent"}
+    assert list(body["data"]) == list(without["data"])
+    assert list(body["data"]) == ["seq", "kind", "movie_id", "version", "at", "actor", "movie"]
+    (change, _) = (await post.catalogue.changes()).data
+    assert traced == message_of(change, "https://films.example")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'{"traceparent":null}',
+        b'{"traceparent":7}',
+        b'{"traceparent":"00-1-2-01\\r\\nX: y"}',
+        b'{"traceparent":"%s"}' % TRACE.upper().encode(),
+    ],
+)
+async def test_what_is_no_trace_is_none(body: bytes) -> None:
+    assert Message("7-3", 12, 7, "movie_revised", body).trace is None
 
 
 async def test_everything_is_sent_once_in_the_order_of_each_movie(post: Post) -> None:

@@ -9,6 +9,7 @@ from tests.valkeys import ValkeyServer
 from watchly_adapters.memory import MemoryDatabase
 from watchly_adapters.postgres import PostgresDatabase
 from watchly_adapters.testing.api_keys import ApiKeyContract
+from watchly_adapters.testing.backlogs import BacklogContract
 from watchly_adapters.testing.event_logs import EventLogContract
 from watchly_adapters.testing.image_ledgers import ImageLedgerContract
 from watchly_adapters.testing.movie_lists import MovieListContract
@@ -161,6 +162,14 @@ class TestRelaysInMemory(_InMemory, RelayLedgerContract):
 
 
 class TestRelaysInPostgres(_InPostgres, RelayLedgerContract):
+    pass
+
+
+class TestBacklogsInMemory(_InMemory, BacklogContract):
+    pass
+
+
+class TestBacklogsInPostgres(_InPostgres, BacklogContract):
     pass
 
 

@@ -27,12 +27,18 @@ from watchly_core.movies import Members, Movie, MovieDraft
 from watchly_core.people import Actor, Role
 from watchly_core.ports import Transaction
 from watchly_core.queries import MovieQuery
+from watchly_core.traces import traced_by
 
 pytestmark = pytest.mark.anyio
 
 MANY = 60
 DEADLINE = 60.0
 ACTORS = [ADA, Actor("user:8", Role.EDITOR)]
+
+
+def trace(number: int) -> str | None:
+    """Every third of those who write is not traced."""
+    return f"00-{number:032x}-{1:016x}-01" if number % 3 else None
 
 
 class Counted:
@@ -232,6 +238,26 @@ async def test_many_that_are_revised_share_a_transaction_and_have_an_event_each(
         event, _ = await events_of(store.queries, movie.id)
         assert isinstance(event, MovieRevised)
         assert (event.movie, event.actor) == (movie, ACTORS[number % 2].name)
+
+
+async def test_everybody_is_traced_by_who_asked_whoever_began_the_transaction(
+    store: Store, catalogue: Catalogue, transactions: Counted
+) -> None:
+    async def write(number: int) -> Movie:
+        with traced_by(trace(number)):
+            movie = await catalogue.add(numbered(number))
+            return await catalogue.revise(movie.id, {"genre": f"g{number}"})
+
+    transactions.gate.clear()
+    with traced_by("00-" + "e" * 32 + "-" + "e" * 16 + "-01"):
+        tasks = [asyncio.create_task(write(number)) for number in range(1, MANY)]
+    await transactions.waits.wait()
+    await asyncio.sleep(0)
+    transactions.gate.set()
+    for number, movie in enumerate(await asyncio.gather(*tasks), 1):
+        events = await events_of(store.queries, movie.id)
+        assert [(event.version, event.trace) for event in events] == [(2, trace(number)), (1, trace(number))]
+    assert transactions.begun < MANY
 
 
 async def test_one_movie_that_is_revised_many_times_at_once_has_every_version(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,15 +25,26 @@ async def checks(client: Client) -> dict[str, str]:
     return found
 
 
-async def in_use(client: Client) -> None:
+async def shows(client: Client, condition: str) -> None:
+    """Wait until health says that the cache does so: what it says may be a second old."""
     deadline = time.monotonic() + 30
-    while (await checks(client))["cache"] != "up":
+    while (await checks(client))["cache"] != condition:
+        assert time.monotonic() < deadline, "the cache was not seen so in time"
+        await asyncio.sleep(0.005)  # between looks, not in place of one
+
+
+async def in_use(client: Client) -> None:
+    cached = client.container.cached()
+    assert cached is not None
+    deadline = time.monotonic() + 30
+    while not cached.in_use:
         assert time.monotonic() < deadline, "the cache was not used in time"
+        await asyncio.sleep(0.005)  # between looks, not in place of one
 
 
 async def test_a_cache_of_the_process_shows_whether_it_is_in_use(configure: Configure) -> None:
     async with Client(configure(CACHE="local")) as client:
-        await in_use(client)
+        await shows(client, "up")
         movie = await client.added(genre="Crime")
         seen = {POSITION: str(client.container.database().position)}
         for _ in range(3):
@@ -70,7 +82,7 @@ async def test_a_shared_cache_that_is_down_only_degrades(configure: Configure, t
             await in_use(client)
             movie = await client.added()
             server.stop()
-            assert (await checks(client))["cache"] == "degraded"
+            await shows(client, "degraded")
             assert (await client.get("/health/ready")).json()["status"] == "degraded"
             for _ in range(5):
                 assert (await client.get(f"/api/movies/{movie.id}")).status_code == 200

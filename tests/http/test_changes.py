@@ -12,6 +12,7 @@ from tests.http.test_images import put, sweep, with_image
 
 from watchly_core import Movie
 from watchly_core.events import KINDS
+from watchly_core.traces import traced_by
 from watchly_http.changes import Changes, History
 from watchly_http.problems import ChangesGoneProblem
 
@@ -76,7 +77,11 @@ async def test_a_history_is_told_newest_first_also_of_a_removed_movie(client: Cl
 
 
 async def test_a_change_has_its_members_in_the_order_of_the_contract(fake_client: Client) -> None:
-    movie = await fake_client.added()
+    async def add() -> Movie:
+        with traced_by(f"00-{1:032x}-{1:016x}-01"):  # which is not among them
+            return await fake_client.container.catalogue().add({"title": "Heat"})
+
+    movie = fake_client.call(add)
 
     for address in (f"/api/movies/{movie.id}/history", "/api/changes"):
         (change,) = (await fake_client.get(address)).json()["data"]

@@ -43,6 +43,8 @@ def titles(home: Path) -> list[str]:
         "sweep",
         "reindex",
         "rebuild",
+        "backup",
+        "restore",
         "doctor",
         "relay",
         "webhook add",

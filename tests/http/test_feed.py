@@ -27,6 +27,7 @@ from watchly_core.events import Change as LoggedChange
 from watchly_core.events import ChangeQuery, Changes
 from watchly_core.imports import Row
 from watchly_core.ports import MovieQueries
+from watchly_core.traces import traced_by
 from watchly_http import downloads, drain, feed
 from watchly_http.changes import History
 from watchly_http.downloads import EventStream
@@ -224,6 +225,20 @@ async def house() -> AsyncIterator[House]:
 
 def numbers(first: int, last: int) -> list[int]:
     return list(range(first, last + 1))
+
+
+@pytest.mark.anyio
+async def test_a_change_has_the_members_of_the_contract(house: House) -> None:
+    with traced_by(f"00-{1:032x}-{1:016x}-01"):  # which is not among them
+        await house.add()
+    stream = await house.feed.open(ChangeQuery(), 0)
+    text = b""
+    async with asyncio.timeout(PATIENCE), aclosing(stream.pieces()) as pieces:
+        while b"data: " not in text:
+            text += await anext(pieces)
+    (data,) = (line for line in text.decode().splitlines() if line.startswith("data: "))
+    members = msgspec.json.decode(data.removeprefix("data: "), type=dict[str, object])
+    assert list(members) == ["seq", "kind", "movie_id", "version", "at", "actor", "movie"]
 
 
 @pytest.mark.anyio
@@ -498,7 +513,7 @@ class Line:
 async def test_a_client_that_leaves_takes_its_stream_with_it(house: House) -> None:
     line = Line()
     stream = await house.feed.open(ChangeQuery(), None)
-    reply = asyncio.create_task(EventStream(stream, "id").send_body(line.send, line.receive))
+    reply = asyncio.create_task(EventStream(stream).send_body(line.send, line.receive))
     async with house.following() as other:
         await house.add()
         assert await other.changes(1) == [1]
@@ -519,7 +534,7 @@ async def test_a_client_that_takes_nothing_does_not_hold_up_the_end(
     monkeypatch.setattr(downloads, "_LAST_WORDS", 0.01)
     line = Line(taken=1)
     stream = await house.feed.open(ChangeQuery(), None)
-    reply = asyncio.create_task(EventStream(stream, "id").send_body(line.send, line.receive))
+    reply = asyncio.create_task(EventStream(stream).send_body(line.send, line.receive))
     async with house.following() as other:
         await house.add()
         assert await other.changes(1) == [1]

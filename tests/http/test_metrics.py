@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import logging
 import os
-import platform
 import re
 import secrets
 import shutil
@@ -14,9 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
@@ -24,20 +23,29 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 import pytest
+import structlog
 from litestar import Litestar, post
+from litestar.routes import HTTPRoute
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
-from prometheus_client.parser import text_string_to_metric_families as read_text
+from tests.adapters.test_statements import statements
 from tests.http.conftest import Client, Configure, problem_in
+from tests.metrics import METRICS, families, odd_labels
+from tests.pictures import blank_png
 from tests.services import Service, as_url, wait_until
 
-from watchly_adapters import metrics
+from watchly_adapters import counts, metrics
 from watchly_adapters.container import Container
-from watchly_adapters.metrics import CacheMetrics, Metrics
+from watchly_adapters.counts import Telling
+from watchly_adapters.gauges import of_health
+from watchly_adapters.meters import CacheMetrics
+from watchly_adapters.metrics import Metrics
 from watchly_adapters.settings import MEMORY, read_settings
 from watchly_adapters.tallies import VARIABLE, Tallies
+from watchly_adapters.watching import calls_of
 from watchly_http.app import create_app
+from watchly_http.health import Readiness
 from watchly_http.openapi import OPEN
 from watchly_http.server import serve
 
@@ -55,26 +63,7 @@ PROMETHEUS: Final = (
         "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
     ),
 )
-#: All metrics by their types, and what each of their labels may hold.
-METRICS: Final[Mapping[str, tuple[str, Mapping[str, frozenset[str]]]]] = {
-    "watchly_build_info": (
-        "gauge",
-        {
-            "version": frozenset({version("watchly")}),
-            "python": frozenset({platform.python_version()}),
-        },
-    ),
-    "watchly_workers": ("gauge", {}),
-    "watchly_cache_reads": (
-        "counter",
-        {"outcome": frozenset({"hit", "miss"}), "level": frozenset({"local", "shared", "none"})},
-    ),
-    "watchly_cache_failures": ("counter", {}),
-    "watchly_cache_hit_age_seconds": (
-        "histogram",
-        {"le": frozenset({"0.1", "1.0", "5.0", "15.0", "30.0", "60.0", "300.0", "900.0", "3600.0", "+Inf"})},
-    ),
-}
+PNG: Final = blank_png(4, 4)
 
 LOCAL_HITS: Final = 'watchly_cache_reads_total{level="local",outcome="hit"}'
 SHARED_HITS: Final = 'watchly_cache_reads_total{level="shared",outcome="hit"}'
@@ -90,11 +79,6 @@ def figures(page: str) -> Figures:
         for name, _, value in (line.rpartition(" ") for line in page.splitlines())
         if not name.startswith("#")
     }
-
-
-def families(page: str) -> list[Metric]:
-    """The metrics of a page, without the times at which the library made them."""
-    return [family for family in read_text(page) if not family.name.endswith("_created")]
 
 
 async def shown(client: httpx.AsyncClient) -> Figures:
@@ -113,7 +97,7 @@ async def test_prometheus_can_read_the_page(fake_client: Client) -> None:
     assert response.headers["cache-control"] == "no-store"
     assert response.headers["x-request-id"]
     found = {family.name: family.type for family in families(response.text)}
-    assert found == {name: kind for name, (kind, _) in METRICS.items()}
+    assert found == {name: described.kind for name, described in METRICS.items()}
 
 
 @pytest.mark.parametrize("accept", PROMETHEUS)
@@ -182,25 +166,71 @@ async def test_applications_in_one_process_count_apart(configure_fakes: Configur
         assert (await shown(other))[MISSES] == 0
 
 
-async def test_no_label_holds_what_somebody_sent(fake_client: Client) -> None:
-    movie = await fake_client.added(title="Ronin")
-    for path in (f"/api/movies/{movie.id}", "/api/movies?q=ronin", "/nowhere/7", "/metrics?ronin=7"):
-        await fake_client.get(path)
-    cache = fake_client.container.metrics().cache
-    cache.hit("local", movie.id)
+async def test_no_label_holds_what_somebody_sent(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_KEPT", 0.0)
+    word = "zqxjronin"
+    movie = await client.added(title=word, genre=word)
+    await client.patch(f"/api/movies/{movie.id}", json={"title": f"{word} 2"}, headers={"If-Match": '"v9"'})
+    await client.patch(f"/api/movies/{movie.id}", json={"title": f"{word} 2"})
+    await client.put(f"/api/movies/{movie.id}/image", content=PNG, headers={"Content-Type": "image/png"})
+    shown = await client.current(movie.id)
+    assert shown.image is not None
+    for path in (
+        f"/api/movies?q={word}&genre={word}",
+        f"/api/movies/{movie.id}/history",
+        f"/api/movies/{word}",
+        f"/images/{shown.image.key}",
+        f"/images/{word}",
+        f"/problems/{word}",
+        f"/{word}",
+        f"/metrics?{word}=7",
+    ):
+        await client.get(path)
+    await client.request(word.upper(), "/api/movies")
+    await client.post("/api/auth/login", json={"email": f"{word}@films.example", "password": word})
+    await client.delete(f"/api/movies/{movie.id}")
     with pytest.raises(KeyError):
-        cache.hit(f"movie {movie.id}", 1.0)
+        client.container.metrics().cache.hit(f"movie {movie.id}", 1.0)
 
-    for family in families((await fake_client.get("/metrics")).text):
-        _, labels = METRICS[family.name]
-        for sample in family.samples:
-            assert {name for name, value in sample.labels.items() if value not in labels[name]} == set()
+    page = (await client.get("/metrics")).text
+
+    assert list(odd_labels(page)) == []
+    assert word not in page.lower()
+    assert shown.image.key not in page
+    found = figures(page)
+    assert found['watchly_http_requests_total{method="GET",route="none",status="404"}'] == 1
+    assert (
+        found['watchly_http_requests_total{method="PATCH",route="/api/movies/{movie_id}",status="412"}'] == 1
+    )
+    assert found['watchly_use_case_seconds_count{outcome="VersionConflict",use_case="catalogue.revise"}'] == 1
+    assert found['watchly_use_case_seconds_count{outcome="NotSignedIn",use_case="sessions.sign_in"}'] == 1
+    assert found['watchly_use_case_seconds_count{outcome="ok",use_case="gallery.attach"}'] == 1
+    assert found['watchly_image_store_call_seconds_count{call="image_store.put",outcome="ok"}'] == 1
+    route = "/api/movies/{movie_id}/image"
+    assert found[f'watchly_http_bytes_total{{direction="in",route="{route}"}}'] == len(PNG)
+    assert found["watchly_http_requests_in_flight"] == 1
+    assert found["watchly_log_changes"] + found["watchly_log_unnumbered"] == 4
+    assert found["watchly_ready"] == found['watchly_check_up{check="database"}'] == 1
+
+
+async def test_statements_and_pools_are_counted(client: Client) -> None:
+    movie = await client.added()
+    await client.current(movie.id)
+
+    found = await shown(client)
+
+    if client.container.settings().in_memory:
+        assert not [name for name in found if "statement=" in name or "pool=" in name]
+        return
+    assert found['watchly_database_statement_seconds_count{outcome="ok",statement="movies.get"}'] >= 1
+    assert found['watchly_pool_connections{pool="primary",state="open"}'] >= 1
+    assert found['watchly_pool_acquire_seconds_count{pool="primary"}'] >= 2
 
 
 async def test_hits_are_told_before_long_without_anybody_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "TOLD_EVERY", 0.01)
+    monkeypatch.setattr(counts, "TOLD_EVERY", 0.01)
     registry = CollectorRegistry()
-    cache = CacheMetrics(registry)
+    cache = CacheMetrics(registry, Telling())
 
     def told() -> float | None:
         return registry.get_sample_value("watchly_cache_reads_total", {"outcome": "hit", "level": "local"})
@@ -239,15 +269,123 @@ async def test_who_asks_while_a_page_is_written_share_the_next(monkeypatch: pyte
     assert pages == 2
 
 
+async def test_what_does_not_answer_holds_up_no_page_and_is_asked_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "_PATIENCE", 0.01)
+    monkeypatch.setattr(metrics, "_KEPT", 0.0)
+    counted, thawed, asked = Metrics(), asyncio.Event(), 0
+
+    async def frozen() -> Iterable[Metric]:
+        nonlocal asked
+        asked += 1
+        try:
+            await thawed.wait()
+        except asyncio.CancelledError:
+            await thawed.wait()  # as who waits for a server does, until that has heard that it should not
+            raise
+        return ()
+
+    async def well() -> Iterable[Metric]:
+        return of_health({"database": False}, ready=False)
+
+    counted.also(frozen)
+    counted.also(well)
+    async with asyncio.timeout(60):
+        pages = [figures((await counted.page()).decode()) for _ in range(3)]
+
+    assert [page["watchly_ready"] for page in pages] == [0, 0, 0]
+    assert asked == 1
+    thawed.set()
+
+
+async def test_a_page_waits_for_longer_than_a_part_that_is_asked_for_a_sign_of_life() -> None:
+    counted, never = Metrics(), asyncio.Event()
+
+    async def check() -> object:
+        return await never.wait()
+
+    counted.also(Readiness({"database": check}).gauges)
+    found = figures((await counted.page()).decode())
+
+    assert found["watchly_ready"] == found['watchly_check_up{check="database"}'] == 0
+
+
 def test_hits_are_told_at_once_where_there_is_no_loop() -> None:
     registry = CollectorRegistry()
-    CacheMetrics(registry).hit("shared", 1.0)
+    CacheMetrics(registry, Telling()).hit("shared", 1.0)
 
     labels = {"outcome": "hit", "level": "shared"}
     assert registry.get_sample_value("watchly_cache_reads_total", labels) == 1
 
 
 # ---- the workers of a service ----
+
+#: Counts all that there is to count, and shows the sizes of the files before and after.
+CROWDED: Final = """
+import asyncio, json, sys
+from contextlib import suppress
+from types import SimpleNamespace
+from watchly_adapters.metrics import Metrics
+from watchly_adapters.steps import Steps
+from watchly_adapters.tallies import Tallies
+with Tallies() as tallies:
+    tallies.join(0)
+    metrics = Metrics()
+    watch = Steps(metrics.steps)
+    def show_sizes():
+        asyncio.run(metrics.page())  # which has told all of it
+        print(json.dumps({file.name: file.stat().st_size for file in tallies.path.iterdir()}))
+    show_sizes()
+    routes, steps = json.load(sys.stdin)
+    for route, method in routes:
+        for status in (200, 304, 400, 401, 403, 404, 409, 412, 429, 503):
+            done = SimpleNamespace(route=route, method=method, status=status, received=1, sent=1)
+            metrics.requests.begin()
+            metrics.requests.end(done, 0.1)
+    for kind, name in steps:
+        with watch.step(kind, name):
+            pass
+        for error in (TimeoutError, OSError):
+            with suppress(error), watch.step(kind, name):
+                raise error
+    show_sizes()
+"""
+
+
+async def test_there_is_room_for_all_that_can_be_counted(
+    fake_client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = fake_client.container
+    routes = [
+        (route.path_format, method)
+        for route in create_app(container).routes
+        if isinstance(route, HTTPRoute)
+        for method in route.methods
+    ]
+    parts = {
+        "catalogue": container.catalogue(),
+        "gallery": container.gallery(),
+        "uploads": container.gallery().uploads,
+        "accounts": container.accounts(),
+        "sessions": container.sessions(),
+        "api_keys": container.api_keys(),
+    }
+    steps = [("use_case", name) for noun, part in parts.items() for name in calls_of(part, noun).values()]
+    steps += [("statement", name) for name, _ in statements()]
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", CROWDED],
+        input=msgspec.json.encode([routes, steps]),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+
+    before, after = done.stdout.splitlines()
+    assert (len(routes) > 50, len(steps) > 150) == (True, True)
+    assert before == after
 
 
 class Plan(msgspec.Struct):
@@ -280,6 +418,8 @@ def load_app() -> Litestar:
 
 def main() -> int:
     plan = msgspec.json.decode(sys.argv[1], type=Plan)
+    # Nobody reads what would be logged, to a pipe, which is full before long.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with Tallies() as tallies:
         return serve(
             load_app,

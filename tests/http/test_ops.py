@@ -1,126 +1,20 @@
-"""Health, documentation and the OpenAPI document, over REST."""
+"""Documentation and the OpenAPI document, over REST."""
 
 from __future__ import annotations
 
 import re
-import socket
-from collections.abc import Iterator
-from pathlib import Path
 
 import jsonschema_rs
 import msgspec
 import pytest
 import schemathesis
-from dependency_injector import providers
 from litestar.routes import HTTPRoute
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 from tests.http.conftest import Client, Configure, problem_in
 
-from watchly_adapters.memory import MemoryImages
-from watchly_core.errors import Unavailable
-from watchly_core.images import StoredImage
-from watchly_http import ops
 from watchly_http.problems import KINDS
 
 pytestmark = pytest.mark.anyio
-
-
-class DownImages(MemoryImages):
-    """An image store that does not answer."""
-
-    async def stat(self, key: str) -> StoredImage | None:  # noqa: ARG002 - the port's
-        raise Unavailable("image_store", "secret")
-
-
-# ---- health ----
-
-
-async def test_liveness_touches_nothing(client: Client) -> None:
-    response = await client.get("/health/live")
-
-    assert (response.status_code, response.json()) == (200, {"status": "up"})
-    assert response.headers["cache-control"] == "no-store"
-
-
-@pytest.mark.parametrize("path", ["/health", "/health/ready"])
-async def test_readiness_names_each_part(client: Client, path: str) -> None:
-    response = await client.get(path)
-
-    assert response.status_code == 200
-    assert response.json() == {"status": "up", "checks": {"database": "up", "image_store": "up"}}
-    assert response.headers["cache-control"] == "no-store"
-
-
-async def test_a_store_that_is_down_only_degrades(configure: Configure) -> None:
-    container = configure()
-    container.images.override(providers.Object(DownImages()))
-    async with Client(container) as client:
-        response = await client.get("/health/ready")
-
-        assert response.status_code == 200
-        assert response.json()["status"] == "degraded"
-        assert response.json()["checks"] == {"database": "up", "image_store": "degraded"}
-        assert (await client.get("/api/movies")).status_code == 200
-
-
-async def test_a_directory_of_images_that_fails_only_degrades(
-    configure_fakes: Configure, tmp_path: Path
-) -> None:
-    nowhere = tmp_path / "file"
-    nowhere.write_text("not a directory")
-    async with Client(configure_fakes(IMAGE_STORE_URL=nowhere.as_uri())) as client:
-        response = await client.get("/health/ready")
-
-        assert response.status_code == 200
-        assert response.json()["checks"] == {"database": "up", "image_store": "degraded"}
-        assert str(tmp_path) not in response.text
-
-
-async def test_a_store_elsewhere_is_named_as_well(configure_fakes: Configure) -> None:
-    """api.md: each dependency by name. Nothing listens at this Cloudinary, so it cannot be up."""
-    async with Client(configure_fakes(CLOUDINARY_URL="cloudinary://key:secret@nowhere")) as client:
-        assert "image_store" in (await client.get("/health/ready")).json()["checks"]
-
-
-@pytest.fixture
-def closed_port() -> Iterator[int]:
-    """A port at which nobody answers, kept from everybody else."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield int(bound.getsockname()[1])
-
-
-async def test_without_its_database_it_is_alive_but_not_ready(
-    configure_fakes: Configure, closed_port: int
-) -> None:
-    container = configure_fakes()
-    url = f"postgresql://user:secret@127.0.0.1:{closed_port}/watchly"
-    settings = msgspec.structs.replace(container.settings(), database_url=url)
-    container.settings.override(providers.Object(settings))
-    async with Client(container) as client:
-        ready = await client.get("/health/ready")
-        live = await client.get("/health/live")
-
-        assert ready.status_code == 503
-        assert ready.json()["checks"] == {"database": "down", "image_store": "up"}
-        assert ready.headers["retry-after"].isdigit()
-        assert "secret" not in ready.text
-        assert str(closed_port) not in ready.text
-        assert live.status_code == 200
-
-
-async def test_while_it_drains_it_is_alive_but_not_ready(
-    fake_client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ops, "draining", lambda: True)
-
-    ready = await fake_client.get("/health/ready")
-    live = await fake_client.get("/health/live")
-
-    assert ready.status_code == 503
-    assert ready.headers["retry-after"].isdigit()
-    assert live.status_code == 200
-    assert (await fake_client.get("/api/movies")).status_code == 200
 
 
 # ---- documentation ----

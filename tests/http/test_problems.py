@@ -14,7 +14,7 @@ import pytest
 from dependency_injector import providers
 from tests.http.conftest import Client, Configure, client_of, problem_in
 
-from watchly_adapters.container import Database
+from watchly_adapters.databases import Database
 from watchly_adapters.memory import MemoryDatabase
 from watchly_core.errors import (
     IllegalTransition,
@@ -47,6 +47,7 @@ class Broken:
         self.position = None
         self.replica_answers = None
         self.signal = Signal()
+        self.backlogs = MemoryDatabase().backlogs
 
     async def __aenter__(self) -> Self:
         return self

@@ -20,7 +20,7 @@ import pytest
 from standardwebhooks import Webhook
 from tests.brokers import Nats, kept
 from tests.receivers import Receiver, answer, receiving
-from tests.services import WATCHLY, Service, as_url, environment, run, wait_until
+from tests.services import Command, Service, as_url, environment, run, wait_until
 
 from watchly_adapters.postgres import PostgresDatabase, migrate
 from watchly_core import Catalogue
@@ -59,42 +59,15 @@ def listed(url: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-class Relay:
+class Relay(Command):
     """A running `watchly relay`."""
 
-    def __init__(self, log: Path, url: str, **variables: str) -> None:
-        self._log = log
-        with log.open("w") as stderr:
-            self.process = subprocess.Popen(
-                [WATCHLY, "relay"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                env=environment(DATABASE_URL=url, **{**MINE, **variables}),
-                cwd="/",
-            )
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
     def begins(self) -> bool:
-        assert self.process.poll() is None, self.log
-        return BEGUN in self.log
-
-    def end(self, number: int) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.says(BEGUN)
 
 
-@contextmanager
-def relaying(log: Path, url: str, **variables: str) -> Iterator[Relay]:
-    relay = Relay(log, url, **variables)
-    try:
-        yield relay
-    finally:
-        if relay.process.poll() is None:
-            relay.end(signal.SIGKILL)
+def relaying(log: Path, url: str, **variables: str) -> Relay:
+    return Relay(log, "relay", DATABASE_URL=url, **{**MINE, **variables})
 
 
 def write(url: str, movies: int, revisions: int = 0) -> None:
@@ -128,8 +101,9 @@ def test_a_service_tells_webhooks_of_what_it_writes(url: str, receiver: Receiver
             assert reply.status_code == 201
         wait_until(lambda: len(receiver.taken) >= 2, "both were told")
         # Of two workers one relays.
-        assert service.log.count(BEGUN) == 1
+        wait_until(lambda: BEGUN in service.log, "one says so")
         assert service.stop() == 0
+        assert service.log.count(BEGUN) == 1
     bodies = [Webhook(hook["secret"]).verify(each.body, each.headers) for each in receiver.taken]
     assert sorted((body["id"], body["data"]["movie"]["title"]) for body in bodies) == [
         ("1-1", "Heat"),
@@ -162,7 +136,7 @@ def test_another_relay_takes_over_when_one_is_killed(url: str, receiver: Receive
             write(url, 3)
             wait_until(partial(_told, receiver, 6), "the second told of it")
             assert time.monotonic() - killed < 20
-            assert second.begins()
+            wait_until(second.begins, "the second says that it relays")
             assert second.end(signal.SIGTERM) == 0
     # What the first did not live to note comes again.
     assert sorted(set(ids(receiver))) == [f"{number}-1" for number in range(1, 7)]

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
+from watchly_adapters.metrics import Metrics
 from watchly_core.errors import Misconfigured, Unavailable
 from watchly_http import server
 from watchly_http.drain import LOOK_EVERY, UNHEARD, draining
@@ -61,7 +62,7 @@ class App:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.front = Front(self.answer, by_origin=False)
+        self.front = Front(self.answer, by_origin=False, metrics=Metrics().requests)
         self.started = False
 
     async def __call__(

@@ -238,6 +238,8 @@ def read_until_cut(connection: socket.socket) -> tuple[bytes, bytes]:
 
 
 def test_an_export_that_fails_on_the_way_is_cut_and_the_client_can_tell(server: Server) -> None:
+    from tests.services import wait_until  # noqa: PLC0415 - the service is this file, run by itself
+
     for genre, logged in (("failing", "unavailable"), ("faulty", "unhandled error")):
         with pytest.raises(http.client.IncompleteRead) as raised:
             server.ask(f"/api/movies/export?genre={genre}")
@@ -246,10 +248,11 @@ def test_an_export_that_fails_on_the_way_is_cut_and_the_client_can_tell(server: 
         assert 0 < len(lines) <= MANY
         assert msgspec.json.decode(lines[-1])["title"] == f"Movie {len(lines)}"
         assert server.heard() == "closed"
-        # Asked for once more, so that the line before it is in the log.
-        assert server.ask("/health/live")[0] == 200
-        text = server.log.read_text()
-        assert text.count(logged) == 1
+        wait_until(lambda: logged in server.log.read_text(), f"it is logged as {logged}")  # noqa: B023 - now
+    assert server.ask("/health/live")[0] == 200
+    wait_until(lambda: "/health/live" in server.log.read_text(), "all that was before it is in the log")
+    text = server.log.read_text()
+    assert (text.count("unavailable "), text.count("unhandled error")) == (1, 1)
     assert text.count("Traceback") == 1
     assert "Exception caught after response started" not in text
 
@@ -303,7 +306,7 @@ async def test_a_client_that_stops_reading_is_given_up() -> None:
         await asyncio.Event().wait()
         raise AssertionError("nobody sends anything")
 
-    await Download(b"first", pieces(), {}, "id", patience=0.01).send_body(send, receive)
+    await Download(b"first", pieces(), {}, patience=0.01).send_body(send, receive)
 
     assert [message.get("more_body") for message in sent] == [True] * 3
     assert closed
@@ -340,7 +343,7 @@ async def test_a_client_that_reads_too_slowly_is_given_up(size: int, *, whole: b
 
     line = Line(0.01)
     async with asyncio.timeout(PATIENCE):
-        await Download(b"first", pieces(), {}, "id", patience=0.5).send_body(line.send, line.receive)
+        await Download(b"first", pieces(), {}, patience=0.5).send_body(line.send, line.receive)
 
     assert line.ended == whole
     assert whole == (line.sent == 102)

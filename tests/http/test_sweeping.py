@@ -14,13 +14,15 @@ from tests.http.conftest import Client, Configure
 from tests.http.test_images import PNG, with_image
 
 from watchly_adapters.container import Container
+from watchly_adapters.databases import Database
 from watchly_adapters.memory import MemoryImages
 from watchly_core.clocks import utc_now
+from watchly_core.errors import Unavailable
 from watchly_core.images import ImageState
 from watchly_core.people import Role
 from watchly_core.sessions import Session
 from watchly_core.signing_keys import SigningKey
-from watchly_http.sweeping import sweeping
+from watchly_http.sweeping import sweeping, turn_to_sweep
 
 pytestmark = pytest.mark.anyio
 
@@ -84,6 +86,32 @@ async def test_one_worker_sweeps_at_a_time(configure: Configure) -> None:
                 assert alone
 
         client.call(sweep)
+
+
+async def test_a_command_waits_for_its_turn_to_sweep(configure: Configure) -> None:
+    container = configure(SWEEP_INTERVAL="0")
+    async with Client(container) as client:
+        database = container.database()
+
+        async def wait() -> None:
+            async with database.alone("sweep") as alone:
+                assert alone
+                with pytest.raises(
+                    Unavailable, match=r"others have been sweeping, or backing up, for 0\.1 s"
+                ):
+                    async with turn_to_sweep(database, patience=0.1):
+                        raise AssertionError("two have the turn")
+                waiting = asyncio.create_task(_turn(database))
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(waiting), 0.05)
+            await waiting
+
+        client.call(wait)
+
+
+async def _turn(database: Database) -> None:
+    async with turn_to_sweep(database), database.alone("sweep") as another:
+        assert not another
 
 
 async def test_a_service_sweeps_unless_it_is_told_not_to(configure_fakes: Configure) -> None:

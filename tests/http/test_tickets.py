@@ -265,7 +265,6 @@ async def test_other_stores_tell_nothing(client: Client) -> None:
 
 async def test_an_interrupted_store_degrades_readiness(cloudy: Client, emulator: CloudinaryEmulator) -> None:
     movie = await cloudy.added()
-    assert (await cloudy.get("/health/ready")).json()["checks"]["image_store"] == "up"
     emulator.faults.down()
 
     for _ in range(5):

@@ -19,6 +19,7 @@ from watchly_adapters.memory import (
     MemoryTransaction,
     MemoryTransactions,
 )
+from watchly_adapters.memory.backlogs import MemoryBacklogs
 from watchly_adapters.memory.events import MemoryEvents
 from watchly_adapters.memory.image_ledger import MemoryImageLedger
 from watchly_adapters.memory.people import (
@@ -31,11 +32,12 @@ from watchly_adapters.memory.people import (
 from watchly_adapters.memory.receipts import MemoryReceipts
 from watchly_adapters.memory.relays import MemoryRelayLedger
 from watchly_adapters.memory.throttles import MemoryThrottles
-from watchly_adapters.metrics import CacheMetrics
+from watchly_adapters.meters import CacheMetrics
 from watchly_adapters.nats import NatsPublisher
 from watchly_adapters.pillow import PillowInspector
 from watchly_adapters.postgres import PostgresDatabase, PostgresTransaction, PostgresTransactions
 from watchly_adapters.postgres.api_keys import PostgresApiKeys
+from watchly_adapters.postgres.backlogs import PostgresBacklogs
 from watchly_adapters.postgres.events import PostgresEvents
 from watchly_adapters.postgres.images import PostgresImageLedger
 from watchly_adapters.postgres.movies import PostgresMovies
@@ -48,7 +50,8 @@ from watchly_adapters.postgres.sessions import PostgresSessions
 from watchly_adapters.postgres.signing_keys import PostgresSigningKeys
 from watchly_adapters.postgres.throttles import PostgresThrottles
 from watchly_adapters.postgres.users import PostgresUsers
-from watchly_adapters.security import Argon2Hasher, SealedTokens
+from watchly_adapters.security import Argon2Hasher, PublishedKeys, SealedTokens
+from watchly_adapters.testing.backlogs import BackloggedStore
 from watchly_adapters.testing.histories import StoreFactory
 from watchly_adapters.testing.image_stores import ServedStore
 from watchly_adapters.testing.image_uploads import ReceivingStore
@@ -61,6 +64,7 @@ from watchly_core.clocks import utc_now
 from watchly_core.gallery import Gallery
 from watchly_core.ports import (
     ApiKeyRepository,
+    Backlogs,
     Cache,
     Clock,
     EventLog,
@@ -81,11 +85,13 @@ from watchly_core.ports import (
     SessionRepository,
     SigningKeyRepository,
     ThrottleLedger,
+    TokenReader,
     Tokens,
     Transaction,
     Transactions,
     UserRepository,
 )
+from watchly_core.signing_keys import SigningKeys
 
 MOVIE_QUERIES: Final[Sequence[type[MovieQueries]]] = (
     MemoryMovieQueries,
@@ -100,6 +106,7 @@ EVENT_LOGS: Final[Sequence[type[EventLog]]] = (MemoryEvents, PostgresEvents)
 IMAGE_LEDGERS: Final[Sequence[type[ImageLedger]]] = (MemoryImageLedger, PostgresImageLedger)
 RECEIPTS: Final[Sequence[type[Receipts]]] = (MemoryReceipts, PostgresReceipts)
 RELAY_LEDGERS: Final[Sequence[type[RelayLedger]]] = (MemoryRelayLedger, PostgresRelayLedger)
+BACKLOGS: Final[Sequence[type[Backlogs]]] = (MemoryBacklogs, PostgresBacklogs)
 PEOPLE_QUERIES: Final[Sequence[type[PeopleQueries]]] = (MemoryPeopleQueries, PostgresPeopleQueries)
 USER_REPOSITORIES: Final[Sequence[type[UserRepository]]] = (MemoryUsers, PostgresUsers)
 SESSION_REPOSITORIES: Final[Sequence[type[SessionRepository]]] = (MemorySessions, PostgresSessions)
@@ -111,6 +118,7 @@ SIGNING_KEY_REPOSITORIES: Final[Sequence[type[SigningKeyRepository]]] = (
 THROTTLE_LEDGERS: Final[Sequence[type[ThrottleLedger]]] = (MemoryThrottles, PostgresThrottles)
 PASSWORD_HASHERS: Final[Sequence[type[PasswordHasher]]] = (Argon2Hasher,)
 TOKENS: Final[Sequence[type[Tokens]]] = (SealedTokens,)
+TOKEN_READERS: Final[Sequence[type[TokenReader]]] = (SigningKeys, PublishedKeys)
 PUBLISHERS: Final[Sequence[type[Publisher]]] = (NatsPublisher, WebhookPublisher)
 IMAGE_STORES: Final[Sequence[type[ImageStore]]] = (MemoryImages, FilesystemImages, CloudinaryImages)
 IMAGE_FILES: Final[Sequence[type[ImageFiles]]] = (MemoryImages, FilesystemImages)
@@ -123,6 +131,7 @@ IMAGE_INSPECTORS: Final[Sequence[type[ImageInspector]]] = (HeaderInspector, Pill
 CLOCKS: Final[Sequence[Clock]] = (utc_now,)
 
 STORES: Final[Sequence[type[Store]]] = (MemoryDatabase, PostgresDatabase)
+BACKLOGGED_STORES: Final[Sequence[type[BackloggedStore]]] = (MemoryDatabase, PostgresDatabase)
 POSITIONED_STORES: Final[Sequence[type[PositionedStore]]] = (MemoryDatabase, PostgresDatabase)
 STORE_FACTORIES: Final[Sequence[StoreFactory]] = (MemoryDatabase,)
 SERVED_STORES: Final[Sequence[type[ServedStore]]] = (MemoryImages, FilesystemImages)

@@ -124,6 +124,10 @@ class FilesystemImages:
         """
         return await self._reads.run(lambda: self._content(key, rendition, at_most))
 
+    async def is_empty(self) -> bool:
+        """Whether no image is kept; folders without any may be there."""
+        return await self._reads.run(self._is_empty)
+
     async def render(self, key: str, rendition: Rendition, render: Render) -> None:
         """Keep what `render` makes of the original, unless that rendition is kept already.
 
@@ -191,6 +195,10 @@ class FilesystemImages:
                 return StoredImage(self._folders.original(key).stat().st_size)
             except FileNotFoundError:
                 return None
+
+    def _is_empty(self) -> bool:
+        with translating():
+            return not any(self._folders.keys())
 
     def _open(self, key: str, rendition: Rendition | None, opened: ExitStack) -> OpenFile:
         """Open a file for `opened` to close, also when the caller has gone before it hears of it."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from watchly_core.errors import Unavailable
-from watchly_core.images import Rendition, require_key
+from watchly_core.images import Rendition, is_key, require_key
 
 #: A file that was not touched for this long was left behind by a crash: its source is a file as well, so
 #: that a living writer never pauses.
@@ -52,6 +52,12 @@ class Folders:
         """
         require_key(key)
         return self._directory.joinpath(key[:2], key[2:4], key)
+
+    def keys(self) -> Iterator[str]:
+        """The keys of all images that are there."""
+        for path in self._directory.glob("[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]/*"):
+            if is_key(path.name):
+                yield path.name
 
     def rendition(self, key: str, rendition: Rendition) -> Path:
         """Where a rendition of it lies."""

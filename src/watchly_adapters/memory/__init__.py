@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import msgspec
 
+from watchly_adapters.memory.backlogs import MemoryBacklogs
 from watchly_adapters.memory.caches import MemoryCache
 from watchly_adapters.memory.events import Log, MemoryEvents
 from watchly_adapters.memory.image_ledger import MemoryImageLedger
@@ -57,6 +58,7 @@ class MemoryDatabase:
         people: satisfies `ports.PeopleQueries`.
         transactions: satisfies `ports.Transactions`.
         signal: satisfies `ports.ChangeSignal`.
+        backlogs: satisfies `ports.Backlogs`.
     """
 
     def __init__(self) -> None:
@@ -65,6 +67,7 @@ class MemoryDatabase:
         self.people = MemoryPeopleQueries(tables.people)
         self.transactions = MemoryTransactions(tables)
         self.signal = tables.log.signal
+        self.backlogs = MemoryBacklogs(tables.log, tables.images, tables.relays)
         self._tables = tables
         self._tasks: set[str] = set()
 

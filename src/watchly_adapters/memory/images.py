@@ -68,6 +68,10 @@ class MemoryImages:
         content = self._content(key, rendition)
         return content if len(content) <= at_most else None
 
+    async def is_empty(self) -> bool:
+        """See the port."""
+        return not self._kept
+
     async def render(self, key: str, rendition: Rendition, render: Render) -> None:
         """See the port."""
         async with self._rendering.setdefault(key, asyncio.Lock()):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 from watchly_adapters.postgres.api_keys import PostgresApiKeys
+from watchly_adapters.postgres.backlogs import PostgresBacklogs
 from watchly_adapters.postgres.events import PostgresEvents, read_identity
 from watchly_adapters.postgres.images import PostgresImageLedger
 from watchly_adapters.postgres.migrate import migrate
@@ -15,7 +17,7 @@ from watchly_adapters.postgres.movies import PostgresMovies
 from watchly_adapters.postgres.numbering import Listening, Numbering
 from watchly_adapters.postgres.people import PostgresPeopleQueries
 from watchly_adapters.postgres.pipelines import PipelinedConnection
-from watchly_adapters.postgres.pool import HostConnection, Pool
+from watchly_adapters.postgres.pool import HostConnection, Pool, PoolFigures
 from watchly_adapters.postgres.positions import Positions
 from watchly_adapters.postgres.queries import PostgresMovieQueries
 from watchly_adapters.postgres.receipts import PostgresReceipts
@@ -27,10 +29,16 @@ from watchly_adapters.postgres.statements import Statement
 from watchly_adapters.postgres.throttles import PostgresThrottles
 from watchly_adapters.postgres.turns import turn
 from watchly_adapters.postgres.users import PostgresUsers
+from watchly_adapters.watching import Watch
 from watchly_core.ports import MovieQueries
 
-__all__ = ["PostgresDatabase", "PostgresTransaction", "migrate"]
+__all__ = ["PoolFigures", "PostgresDatabase", "PostgresTransaction", "migrate"]
 
+#: The names of the pools.
+_PRIMARY: Final = "primary"
+_REPLICA: Final = "replica"
+
+_PING: Final = "/* postgres.ping */ SELECT 1"
 _HURRY: Final = Statement("SET LOCAL lock_timeout = '100ms'")
 
 
@@ -44,6 +52,11 @@ class PostgresDatabase:
         url: a PostgreSQL URL or conninfo string.
         max_size: connections at most.
         replica_url: that of a streaming replica of it; it need not be reachable.
+        watch: is told of each statement that is run, as a step of the kind ``statement``. Statements that
+            travel together are one step; so is each fetch of an export, and a load of rows by COPY. Waiting
+            for notifications is none.
+        on_acquired: is told, each time that a connection is lent, the name of its pool (see `pools`), and how
+            many seconds it was waited for.
 
     Attributes:
         queries: satisfies `ports.MovieQueries`.
@@ -51,20 +64,34 @@ class PostgresDatabase:
         transactions: satisfies `ports.Transactions`.
         people: satisfies `ports.PeopleQueries`.
         signal: satisfies `ports.ChangeSignal`.
+        backlogs: satisfies `ports.Backlogs`.
     """
 
-    def __init__(self, url: str, *, max_size: int = 10, replica_url: str | None = None) -> None:
-        self._pool = Pool(url, max_size=max_size)
+    def __init__(
+        self,
+        url: str,
+        *,
+        max_size: int = 10,
+        replica_url: str | None = None,
+        watch: Watch | None = None,
+        on_acquired: Callable[[str, float], None] | None = None,
+    ) -> None:
+        of_primary = None if on_acquired is None else partial(on_acquired, _PRIMARY)
+        of_replica = None if on_acquired is None else partial(on_acquired, _REPLICA)
+        self._pool = Pool(url, max_size=max_size, watch=watch, on_acquired=of_primary)
         self.queries = PostgresMovieQueries(self._pool)
         self._numbering = Numbering(self._pool)
         self._positions = Positions()
         self.transactions = PostgresTransactions(self._pool, self._numbering.kick, self._positions)
         self.people = PostgresPeopleQueries(self._pool)
-        self.signal = Listening(url)
+        self.signal = Listening(url, watch)
+        self.backlogs = PostgresBacklogs(self._pool)
         self.reads: MovieQueries = self.queries
         self._replica: Replica | None = None
         if replica_url is not None:
-            self._replica = Replica(replica_url, self._pool, max_size=max_size)
+            self._replica = Replica(
+                replica_url, self._pool, max_size=max_size, watch=watch, on_acquired=of_replica
+            )
             self.reads = ReplicaQueries(self._replica, self.queries)
 
     async def __aenter__(self) -> Self:
@@ -96,6 +123,13 @@ class PostgresDatabase:
         """Whether the replica answers at present; None if there is none."""
         return None if self._replica is None else self._replica.pool is not None
 
+    @property
+    def pools(self) -> Mapping[str, PoolFigures]:
+        """How the pools of connections are at the moment: `primary`, and `replica` while that answers."""
+        replica = None if self._replica is None else self._replica.pool
+        found = {_PRIMARY: self._pool.figures}
+        return found if replica is None else found | {_REPLICA: replica.figures}
+
     async def identity(self) -> str:
         """The name of this catalogue: another one when the server is promoted, restarted, or put back.
 
@@ -110,7 +144,7 @@ class PostgresDatabase:
         Raises:
             Unavailable: it gives none.
         """
-        await self._pool.read(lambda connection: connection.execute("SELECT 1"))
+        await self._pool.read(lambda connection: connection.execute(_PING))
 
     def alone(self, task: str) -> AbstractAsyncContextManager[bool]:
         """Whether nobody else is at `task`, on this database, until the block ends; see `turns.turn`."""

@@ -20,7 +20,7 @@ API_KEY: Final = """
     k.created_at, k.expires_at, k.last_used_at, k.revoked_at
 """
 _ADD: Final = (
-    """
+    """/* api_keys.add */
     INSERT INTO watchly_api_keys AS k (
         name, role, prefix, digest, user_id, created_at, expires_at, last_used_at, revoked_at
     )
@@ -29,18 +29,22 @@ _ADD: Final = (
     """
     + API_KEY
 )
-_GET: Final = "SELECT" + API_KEY + "FROM watchly_api_keys k WHERE k.id = %s FOR UPDATE"
-_REPLACE: Final = """
+_GET: Final = "/* api_keys.get */ SELECT" + API_KEY + "FROM watchly_api_keys k WHERE k.id = %s FOR UPDATE"
+_REPLACE: Final = """/* api_keys.replace */
     UPDATE watchly_api_keys
     SET name = %s, role = %s, prefix = %s, digest = %s, user_id = %s,
         created_at = %s, expires_at = %s, last_used_at = %s, revoked_at = %s
     WHERE id = %s
 """
 # Against whoever writes, and whoever takes this lock as well; those who read wait for nobody.
-_LOCK: Final = "LOCK TABLE watchly_api_keys IN SHARE ROW EXCLUSIVE MODE"
-_COUNT_OF_USER: Final = "SELECT count(*) FROM watchly_api_keys WHERE user_id = %s"
-_COUNT_OF_NOBODY: Final = "SELECT count(*) FROM watchly_api_keys WHERE user_id IS NULL"
-_EXPIRE: Final = """
+_LOCK: Final = "/* api_keys.lock */ LOCK TABLE watchly_api_keys IN SHARE ROW EXCLUSIVE MODE"
+_COUNT_OF_USER: Final = """/* api_keys.count_of_user */
+    SELECT count(*) FROM watchly_api_keys WHERE user_id = %s
+"""
+_COUNT_OF_NOBODY: Final = """/* api_keys.count_of_nobody */
+    SELECT count(*) FROM watchly_api_keys WHERE user_id IS NULL
+"""
+_EXPIRE: Final = """/* api_keys.expire */
     DELETE FROM watchly_api_keys WHERE id IN (
         SELECT id FROM watchly_api_keys
         WHERE user_id IS NOT NULL AND (revoked_at < %s OR expires_at < %s)

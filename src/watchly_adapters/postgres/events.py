@@ -32,34 +32,40 @@ from watchly_core.events import (
 )
 from watchly_core.movies import Movie
 
-_APPEND: Final = Statement("""
-    INSERT INTO events (kind, movie_id, version, at, actor, movie)
-    VALUES (%s, %s, %s, %s, %s, %s::text::json)
+_APPEND: Final = Statement("""/* events.append */
+    INSERT INTO events (kind, movie_id, version, at, actor, movie, trace)
+    VALUES (%s, %s, %s, %s, %s, %s::text::json, %s)
 """)
-_APPEND_SOME: Final = Statement("""
-    INSERT INTO events (kind, movie_id, version, at, actor, movie)
-    SELECT kind, movie_id, version, at, actor, movie
+_APPEND_SOME: Final = Statement("""/* events.append_some */
+    INSERT INTO events (kind, movie_id, version, at, actor, movie, trace)
+    SELECT kind, movie_id, version, at, actor, movie, trace
     FROM ROWS FROM (json_to_recordset(%s::text::json) AS (
-        kind text, movie_id integer, version integer, at timestamptz, actor text, movie json
+        kind text, movie_id integer, version integer, at timestamptz, actor text, movie json,
+        trace text
     )) WITH ORDINALITY
     ORDER BY ordinality
 """)
-_LOAD: Final = "COPY events (kind, movie_id, version, at, actor, movie) FROM STDIN"
-_COLUMNS: Final = " kind, movie_id, version, at, actor, movie::text "
+_LOAD: Final = "/* events.load */ COPY events (kind, movie_id, version, at, actor, movie, trace) FROM STDIN"
+_LOAD_UNTRACED: Final = (
+    "/* events.load_untraced */ COPY events (kind, movie_id, version, at, actor, movie) FROM STDIN"
+)
+_COLUMNS: Final = " kind, movie_id, version, at, actor, movie::text, trace "
 _HISTORY: Final = (
-    "SELECT seq,"
+    "/* events.history */ SELECT seq,"
     + _COLUMNS
     + "FROM events WHERE movie_id = %s AND version < %s ORDER BY version DESC LIMIT %s"
 )
-_CHANGES: Final[LiteralString] = "SELECT seq," + _COLUMNS + "FROM events WHERE seq > %s AND seq <= %s "
+_CHANGES: Final[LiteralString] = (
+    "/* events.changes */ SELECT seq," + _COLUMNS + "FROM events WHERE seq > %s AND seq <= %s "
+)
 _OF_MOVIE: Final[LiteralString] = "AND movie_id = %s "
 _OF_KINDS: Final[LiteralString] = "AND kind = ANY(%s) "
 _IN_ORDER: Final[LiteralString] = "ORDER BY seq LIMIT %s"
-_LAST: Final = "SELECT last_seq FROM change_log"
+_LAST: Final = "/* events.last */ SELECT last_seq FROM change_log"
 # The timeline is another one after each recovery, from the moment on at which the server can be written to;
 # the table is another one after a restore. Files that were put back as they once were have both as they were,
 # but the server was stopped for that.
-_IDENTITY: Final = """
+_IDENTITY: Final = """/* events.identity */
     SELECT system_identifier::text
         || '-' || CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END
         || '-' || (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -67,8 +73,8 @@ _IDENTITY: Final = """
         || '-' || (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint
     FROM pg_control_system()
 """
-_HORIZON: Final = "SELECT horizon FROM change_log"
-_PRUNE: Final = """
+_HORIZON: Final = "/* events.horizon */ SELECT horizon FROM change_log"
+_PRUNE: Final = """/* events.prune */
     WITH old AS MATERIALIZED (
         SELECT id FROM events
         WHERE seq IS NOT NULL AND at < %s AND EXISTS (
@@ -102,18 +108,22 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Movie).decode
 
 
-def as_event(name: str, movie_id: int, version: int, at: datetime, actor: str, movie: str) -> Event:  # noqa: PLR0913, PLR0917 - a row
+def as_event(  # noqa: PLR0913, PLR0917 - a row
+    name: str, movie_id: int, version: int, at: datetime, actor: str, movie: str, trace: str | None = None
+) -> Event:
     """A row of the log as an event."""
-    return _KINDS[name](movie_id, version, at.astimezone(UTC), actor, _decode(movie))
+    return _KINDS[name](movie_id, version, at.astimezone(UTC), actor, _decode(movie), trace)
 
 
 _GET: Final = Query(
-    "SELECT" + _COLUMNS + "FROM events WHERE movie_id = %s::bigint AND version = %s::bigint",
+    "/* events.get */ SELECT" + _COLUMNS + "FROM events WHERE movie_id = %s::bigint AND version = %s::bigint",
     as_event,
     binary=True,
 )
 _NEWEST: Final = Query(
-    "SELECT" + _COLUMNS + "FROM events WHERE movie_id = %s::bigint ORDER BY version DESC LIMIT 1",
+    "/* events.newest */ SELECT"
+    + _COLUMNS
+    + "FROM events WHERE movie_id = %s::bigint ORDER BY version DESC LIMIT 1",
     as_event,
     binary=True,
 )
@@ -142,12 +152,7 @@ class PostgresEvents:
             rows = _encode([{"kind": kind(event), **asdict(event)} for event in events]).decode()
             await _APPEND_SOME.later(self._connection, (rows,), partial(_refused, events[0]))
             return
-        try:
-            async with cursor(self._connection, tuple_row).copy(_LOAD) as copy:
-                for event in events:
-                    await copy.write_row(_row(event))
-        except UniqueViolation as error:
-            raise _refused(events[0], error) from None
+        await load_events(self._connection, events)
 
     async def get(self, movie_id: int, version: int) -> Event | None:
         """See the port."""
@@ -162,6 +167,21 @@ class PostgresEvents:
         async with cursor(self._connection, scalar_row) as asked:
             await asked.execute(_PRUNE, (before, limit))
             return int(await asked.fetchone() or 0)
+
+
+async def load_events(connection: HostConnection, events: Sequence[Event], *, traced: bool = True) -> None:
+    """Append events in bulk; their traces only with `traced`, which needs the column for them.
+
+    Raises:
+        VersionConflict: see `ports.EventLog.append`.
+    """
+    try:
+        async with cursor(connection, tuple_row).copy(_LOAD if traced else _LOAD_UNTRACED) as copy:
+            for event in events:
+                row = _row(event)
+                await copy.write_row(row if traced else row[:-1])
+    except UniqueViolation as error:
+        raise _refused(events[0], error) from None
 
 
 async def read_history(
@@ -231,7 +251,7 @@ def _refused(event: Event, error: psycopg.Error) -> Exception:
     return VersionConflict(movie_id, version - 1, version)
 
 
-def _row(event: Event) -> tuple[str, int, int, str, str, str]:
+def _row(event: Event) -> tuple[str, int, int, str, str, str, str | None]:
     return (
         kind(event),
         event.movie_id,
@@ -239,10 +259,18 @@ def _row(event: Event) -> tuple[str, int, int, str, str, str]:
         event.at.isoformat(),
         event.actor,
         _encode(event.movie).decode(),
+        event.trace,
     )
 
 
 def _change(  # noqa: PLR0913, PLR0917 - a row
-    seq: int, name: str, movie_id: int, version: int, at: datetime, actor: str, movie: str
+    seq: int,
+    name: str,
+    movie_id: int,
+    version: int,
+    at: datetime,
+    actor: str,
+    movie: str,
+    trace: str | None,
 ) -> Change:
-    return Change(seq, as_event(name, movie_id, version, at, actor, movie))
+    return Change(seq, as_event(name, movie_id, version, at, actor, movie, trace))

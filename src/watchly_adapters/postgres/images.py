@@ -16,26 +16,28 @@ from watchly_core.errors import IllegalTransition, ImageNotFound
 from watchly_core.images import Image, ImageRecord, ImageState
 
 _COLUMNS: Final = " key, width, height, format, bytes, state, movie_id, due_at, attempts, open_until "
-_ADD: Final = "INSERT INTO images (" + _COLUMNS + ") VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-_GET: Final = "SELECT" + _COLUMNS + "FROM images WHERE key = %s FOR UPDATE"
+_ADD: Final = (
+    "/* images.add */ INSERT INTO images (" + _COLUMNS + ") VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+)
+_GET: Final = "/* images.get */ SELECT" + _COLUMNS + "FROM images WHERE key = %s FOR UPDATE"
 _DUE: Final = (
-    "SELECT"
+    "/* images.due */ SELECT"
     + _COLUMNS
     + 'FROM images WHERE due_at <= %s ORDER BY due_at, key COLLATE "C" LIMIT %s FOR UPDATE SKIP LOCKED'
 )
 _DEAD: Final = (
-    "SELECT"
+    "/* images.dead */ SELECT"
     + _COLUMNS
     + "FROM images WHERE state = 'deleting' AND due_at IS NULL"
     + ' ORDER BY key COLLATE "C" LIMIT %s FOR UPDATE SKIP LOCKED'
 )
-_REPLACE: Final = """
+_REPLACE: Final = """/* images.replace */
     UPDATE images
     SET width = %s, height = %s, format = %s, bytes = %s,
         state = %s, movie_id = %s, due_at = %s, attempts = %s, open_until = %s
     WHERE key = %s
 """
-_REMOVE: Final = "DELETE FROM images WHERE key = %s"
+_REMOVE: Final = "/* images.remove */ DELETE FROM images WHERE key = %s"
 
 
 def _record(  # noqa: PLR0913, PLR0917 - a row
@@ -65,7 +67,9 @@ def _utc(at: datetime | None) -> datetime | None:
 
 
 _OF_MOVIE: Final = Query(
-    "SELECT" + _COLUMNS + 'FROM images WHERE movie_id = %s::bigint ORDER BY key COLLATE "C" FOR UPDATE',
+    "/* images.of_movie */ SELECT"
+    + _COLUMNS
+    + 'FROM images WHERE movie_id = %s::bigint ORDER BY key COLLATE "C" FOR UPDATE',
     _record,
     binary=True,
 )

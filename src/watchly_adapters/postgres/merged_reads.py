@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from datetime import datetime
 from operator import attrgetter
 from typing import Final, TypeAlias
 
-from psycopg.rows import tuple_row
-
 from watchly_adapters.postgres.movies import COLUMNS, GET, as_movie, movie_cursor
-from watchly_adapters.postgres.pool import Connection, Pool, cursor, translated
-from watchly_adapters.postgres.statements import bigint
+from watchly_adapters.postgres.pool import Connection, Pool, translated
+from watchly_adapters.postgres.statements import Query, bigint, both
 from watchly_core.merging import Merging
 from watchly_core.movies import Movie
 
-_GET_ANY: Final = "SELECT" + COLUMNS + "FROM movies WHERE id = ANY(%s::bigint[])"
-_PAGE: Final = "SELECT" + COLUMNS + "FROM movies WHERE id > %s ORDER BY id LIMIT %s"
+
+def _numbered(  # noqa: PLR0913, PLR0917 - a row
+    number: int,
+    movie_id: int,
+    title: str,
+    description: str | None,
+    release_year: int | None,
+    genre: str | None,
+    image_url: str | None,
+    image: str | None,
+    version: int,
+    created_at: datetime | None,
+    updated_at: datetime | None,
+) -> tuple[int, Movie]:
+    client = (title, description, release_year, genre)
+    return number, as_movie(movie_id, *client, image_url, image, version, created_at, updated_at)
+
+
+_GET_ANY: Final = Query(
+    "/* merged_reads.get_any */ SELECT" + COLUMNS + "FROM movies WHERE id = ANY(%s::bigint[])",
+    as_movie,
+    binary=True,
+)
+_PAGE: Final = "/* merged_reads.page */ SELECT" + COLUMNS + "FROM movies WHERE id > %s ORDER BY id LIMIT %s"
 # One statement for all pages takes half the time of one for each in a pipeline.
-_PAGES: Final = (
-    """
+_PAGES: Final = Query(
+    """/* merged_reads.pages */
     SELECT number, page.*
     FROM unnest(%s::bigint[], %s::bigint[]) WITH ORDINALITY AS asked (after, most, number),
     LATERAL (
@@ -29,7 +49,9 @@ _PAGES: Final = (
     + """
         FROM movies WHERE id > asked.after ORDER BY id LIMIT asked.most
     ) AS page
-    """
+    """,
+    _numbered,
+    binary=True,
 )
 
 #: A page of more movies than this is read by itself: others would wait for it.
@@ -122,22 +144,20 @@ async def _read_apart(connection: Connection, asked: _Asked) -> _Found | Excepti
 async def _read_together(connection: Connection, asked: Sequence[_Asked]) -> Sequence[_Found]:
     ids = {one for one in asked if isinstance(one, int)}
     pages = list({one for one in asked if not isinstance(one, int)})
-    async with AsyncExitStack() as stack:
-        if ids and pages:
-            await stack.enter_async_context(connection.pipeline())
-        by_id, by_page = movie_cursor(connection), cursor(connection, tuple_row, binary=True)
-        if ids:
-            await by_id.execute(_GET_ANY, (_array(ids),), prepare=True)
-        if pages:
-            columns = [_array(column) for column in zip(*pages, strict=True)]
-            await by_page.execute(_PAGES, columns, prepare=True)
-        found: dict[_Asked, list[Movie]] = {one: [] for one in asked}
-        if ids:
-            for movie in await by_id.fetchall():
-                found[movie.id].append(movie)
-        if pages:
-            for number, *row in await by_page.fetchall():
-                found[pages[number - 1]].append(as_movie(*row))
+    columns = [_array(column) for column in zip(*pages, strict=True)]
+    by_id: Sequence[Movie] = ()
+    by_page: Sequence[tuple[int, Movie]] = ()
+    if not pages:
+        by_id = await _GET_ANY.rows(connection, (_array(ids),))
+    elif not ids:
+        by_page = await _PAGES.rows(connection, columns)
+    else:
+        by_id, by_page = await both(connection, _GET_ANY, _PAGES, ((_array(ids),), columns))
+    found: dict[_Asked, list[Movie]] = {one: [] for one in asked}
+    for movie in by_id:
+        found[movie.id].append(movie)
+    for number, movie in by_page:
+        found[pages[number - 1]].append(movie)
     for page in pages:
         found[page].sort(key=attrgetter("id"))  # the server promises no order of the whole
     return [found[one] for one in asked]

@@ -38,25 +38,29 @@ _INTERVAL: Final = 0.2
 _SET_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '500ms'"
 _LOCK_INTERVAL: Final = 2.0
 
-_CREATE: Final = """
+_CREATE: Final = """/* migrate.create */
     CREATE TABLE IF NOT EXISTS watchly_migrations (
         number integer PRIMARY KEY,
         name text NOT NULL,
         applied_at timestamptz NOT NULL DEFAULT now()
     )
 """
-_APPLIED: Final = "SELECT number FROM watchly_migrations"
-_NOTE: Final = "INSERT INTO watchly_migrations (number, name) VALUES (%s, %s)"
-_TRY_LOCK: Final = "SELECT pg_try_advisory_lock(%s)"
+_HAS_BEGUN: Final = """/* migrate.has_begun */
+    SELECT to_regclass('watchly_migrations') IS NOT NULL
+"""
+_APPLIED: Final = "/* migrate.applied */ SELECT number FROM watchly_migrations"
+_NOTE: Final = "/* migrate.note */ INSERT INTO watchly_migrations (number, name) VALUES (%s, %s)"
+_TRY_LOCK: Final = "/* migrate.try_lock */ SELECT pg_try_advisory_lock(%s)"
+_ENCODING: Final = "/* migrate.encoding */ SELECT current_setting('server_encoding')"
 # A server's usual limit is one for queries: an index takes as long as it takes. Waiting for locks does not.
-_SET_TIMEOUTS: Final = """
+_SET_TIMEOUTS: Final = """/* migrate.set_timeouts */
     SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', %s, false)
 """
 # Otherwise a server notices that its client was killed when it has done, and holds the lock until then.
 _SET_CHECK: Final = "SET client_connection_check_interval = '5s'"
 
 # The table was there, and the log still is.
-_GONE: Final = """
+_GONE: Final = """/* migrate.gone */
     SELECT to_regclass('watchly_migrations') IS NOT NULL AND to_regclass('events') IS NOT NULL
         AND to_regclass('movies') IS NULL
 """
@@ -73,13 +77,14 @@ _OUTSIDE: Final = b"-- watchly: outside a transaction\n"
 _COMMENT: Final = re.compile(rb"^--.*\n", re.MULTILINE)
 _CREATE_INDEX: Final = re.compile(r"CREATE INDEX CONCURRENTLY IF NOT EXISTS (\w+) ON (\w+)\s")
 # An index lies in the schema of its table, wherever on the search path that is.
-_HALF_BUILT: Final = """
+_HALF_BUILT: Final = """/* migrate.half_built */
     SELECT nspname, relname
     FROM pg_index
     JOIN pg_class ON pg_class.oid = indexrelid
     JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE relname = %s AND indrelid = to_regclass(%s) AND NOT indisvalid
 """
+_DROP: Final = sql.SQL("/* migrate.drop */ DROP INDEX CONCURRENTLY IF EXISTS {}")
 
 
 class Migration(msgspec.Struct, frozen=True):
@@ -127,9 +132,8 @@ async def migrate(url: str, *, wait: float = START_WAIT) -> list[str]:
     connection = await connect(url, wait=wait)
     with translated():
         async with connection:
-            await _set_up(connection)
-            await _lock(connection)
-            await _require_utf8(connection)
+            await hold(connection)
+            await require_utf8(connection)
             if await _is_gone(connection):
                 raise Misconfigured(
                     "DATABASE_URL: the table of movies is gone from this database, but not its log: "
@@ -163,8 +167,7 @@ async def restore_table(url: str, *, apply: bool, wait: float = START_WAIT) -> b
         async with connection:
             gone = await _is_gone(connection)
             if gone and apply:
-                await _set_up(connection)
-                await _lock(connection)
+                await hold(connection)
                 if not await _is_gone(connection):
                     return True  # somebody else was faster
                 schema = files("watchly_adapters.postgres").joinpath("schema.sql").read_text("utf-8")
@@ -189,7 +192,7 @@ async def pending(url: str, *, wait: float = START_WAIT) -> list[str]:
     connection = await connect(url, wait=wait)
     with translated():
         async with connection:
-            cursor = await connection.execute("SELECT to_regclass('watchly_migrations') IS NOT NULL")
+            cursor = await connection.execute(_HAS_BEGUN)
             noted = await cursor.fetchone() == (True,)
             applied = await _applied(connection) if noted else set()
             return [_label(migration) for migration in migrations() if migration.number not in applied]
@@ -199,14 +202,16 @@ async def _applied(connection: Connection) -> set[int]:
     return {number for (number,) in await (await connection.execute(_APPLIED)).fetchall()}
 
 
-async def _set_up(connection: Connection) -> None:
+async def hold(connection: Connection) -> None:
+    """Let nobody else migrate this database as long as `connection` is open.
+
+    Raises:
+        Unavailable: another process is at it for too long.
+    """
     await connection.execute(_SET_TIMEOUTS, (f"{_LONG_WAIT * 1000:.0f}",))
     # Not every system can tell.
     with suppress(psycopg.errors.InvalidParameterValue):
         await connection.execute(_SET_CHECK)
-
-
-async def _lock(connection: Connection) -> None:
     # Polled: a session that waits inside pg_advisory_lock deadlocks with CREATE INDEX CONCURRENTLY.
     deadline = asyncio.get_running_loop().time() + _LONG_WAIT
     while True:
@@ -256,8 +261,7 @@ async def _drop_half_built(connection: Connection, statement: bytes) -> None:
     """Drop the index that `statement` makes if a build left it half done: it would pass for made."""
     if named := _CREATE_INDEX.match(statement.decode()):
         for found in await (await connection.execute(_HALF_BUILT, named.groups())).fetchall():
-            drop = sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(*found))
-            await connection.execute(drop)
+            await connection.execute(_DROP.format(sql.Identifier(*found)))
 
 
 async def _fill(connection: Connection) -> None:
@@ -267,8 +271,13 @@ async def _fill(connection: Connection) -> None:
             await reindex_rows(connection)
 
 
-async def _require_utf8(connection: Connection) -> None:
-    cursor = await connection.execute("SELECT current_setting('server_encoding')")
+async def require_utf8(connection: Connection) -> None:
+    """Refuse a database that cannot hold any text.
+
+    Raises:
+        Misconfigured: it is one.
+    """
+    cursor = await connection.execute(_ENCODING)
     row = await cursor.fetchone()
     if row != ("UTF8",):
         raise Misconfigured(

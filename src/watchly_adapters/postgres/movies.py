@@ -85,18 +85,22 @@ COLUMNS: Final = (
     + UPDATED_AT
     + " AS updated_at "
 )
-GET: Final = "SELECT" + COLUMNS + "FROM movies WHERE id = %s"
+GET: Final = "/* movies.get */ SELECT" + COLUMNS + "FROM movies WHERE id = %s"
 _GET_LOCKED: Final = Query(
-    "SELECT" + COLUMNS + "FROM movies WHERE id = %s::bigint FOR UPDATE", as_movie, binary=True
+    "/* movies.get_locked */ SELECT" + COLUMNS + "FROM movies WHERE id = %s::bigint FOR UPDATE",
+    as_movie,
+    binary=True,
 )
 _GET_FREE: Final = Query(
-    "SELECT" + COLUMNS + "FROM movies WHERE id = ANY(%s::bigint[]) FOR UPDATE SKIP LOCKED",
+    "/* movies.get_free */ SELECT"
+    + COLUMNS
+    + "FROM movies WHERE id = ANY(%s::bigint[]) FOR UPDATE SKIP LOCKED",
     as_movie,
     binary=True,
 )
 _UNKNOWN: Final = "ARRAY(" + SELECT_UNKNOWN + ")"
 _ADD: Final = Query(
-    """
+    """/* movies.add */
     INSERT INTO movies (
         title, description, release_year, genre, version, created_at, updated_at,
         title_key, search, search_version
@@ -110,7 +114,7 @@ _ADD: Final = Query(
 # The ids come in the order in which the rows are inserted, which is that of their places; the sequence of an
 # adopted table may as well count down.
 _ADD_SOME: Final = Query(
-    """
+    """/* movies.add_some */
     WITH added AS (
         INSERT INTO movies (
             title, description, release_year, genre, version, created_at, updated_at,
@@ -139,15 +143,15 @@ IDS: Final = """
          WHERE a.adrelid = 'movies'::regclass AND d.refclassid = 'pg_class'::regclass)
     )
 """
-_NEXT_IDS: Final = "SELECT nextval(" + IDS + ") FROM generate_series(1, %s)"
-_LOAD: Final = """
+_NEXT_IDS: Final = "/* movies.next_ids */ SELECT nextval(" + IDS + ") FROM generate_series(1, %s)"
+_LOAD: Final = """/* movies.load */
     COPY movies (
         id, title, description, release_year, genre, version, created_at, updated_at,
         title_key, search, search_version
     ) FROM STDIN
 """
 _REPLACE: Final = Query(
-    """
+    """/* movies.replace */
     UPDATE movies
     SET title = %s, description = %s, release_year = %s, genre = %s, image_url = %s,
         image = %s::text::jsonb, version = %s, created_at = %s, updated_at = %s,
@@ -159,7 +163,7 @@ _REPLACE: Final = Query(
     _unknown,
 )
 _REPLACE_SOME: Final = Query(
-    """
+    """/* movies.replace_some */
     WITH replaced AS (
         UPDATE movies
         SET title = given.title, description = given.description, release_year = given.release_year,
@@ -180,7 +184,7 @@ _REPLACE_SOME: Final = Query(
     _written_some,
 )
 _RESTORE: Final = Query(
-    """
+    """/* movies.restore */
     INSERT INTO movies (
         id, title, description, release_year, genre, image_url, image, version, created_at, updated_at,
         title_key, search, search_version
@@ -191,12 +195,12 @@ _RESTORE: Final = Query(
     + _UNKNOWN,
     _unknown,
 )
-_REMOVE: Final = Statement("DELETE FROM movies WHERE id = %s::bigint")
+_REMOVE: Final = Statement("/* movies.remove */ DELETE FROM movies WHERE id = %s::bigint")
 
 #: So many new movies make statistics stale; the server itself looks after them a minute later.
 _MANY: Final = 5_000
 # Somebody else may be at it, or be building an index, which waits for this transaction.
-_ANALYZE: Final = "ANALYZE (SKIP_LOCKED) movies, trigrams"
+_ANALYZE: Final = "/* movies.analyze */ ANALYZE (SKIP_LOCKED) movies, trigrams"
 #: Movies that are added at once by a statement, at most; more are loaded in bulk.
 _FEW: Final = 100
 #: Movies of a bulk load that are prepared at once.

@@ -17,15 +17,16 @@ from psycopg.rows import scalar_row
 
 from watchly_adapters.postgres.pool import Connection, Pool, connect, cursor
 from watchly_adapters.postgres.statements import Query, Statement
+from watchly_adapters.watching import Watch
 from watchly_core.errors import WatchlyError
 from watchly_core.signals import Signal
 from watchly_core.tasks import cancelled
 
-_WAITING: Final = "SELECT EXISTS (SELECT FROM events WHERE seq IS NULL)"
+_WAITING: Final = "/* numbering.waiting */ SELECT EXISTS (SELECT FROM events WHERE seq IS NULL)"
 # Apart from what follows: that sees what was committed before the lock was got, and no less.
-_LOCK: Final = Statement("SELECT FROM change_log FOR UPDATE")
+_LOCK: Final = Statement("/* numbering.lock */ SELECT FROM change_log FOR UPDATE")
 _NUMBER: Final = Query(
-    """
+    """/* numbering.number */
     WITH waiting AS MATERIALIZED (
         SELECT id FROM events WHERE seq IS NULL ORDER BY id LIMIT %s
     ), ordered AS MATERIALIZED (
@@ -39,7 +40,7 @@ _NUMBER: Final = Query(
     """,
     int,
 )
-_TELL: Final = Statement("SELECT pg_notify('watchly_changes', '')")
+_TELL: Final = Statement("/* numbering.tell */ SELECT pg_notify('watchly_changes', '')")
 _LISTEN: Final = "LISTEN watchly_changes"
 
 #: Events that are numbered in one transaction.
@@ -117,11 +118,12 @@ class Listening(Signal):
 
     Args:
         url: a PostgreSQL URL or conninfo string.
+        watch: is told that it listens.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, watch: Watch | None = None) -> None:
         super().__init__()
-        self._url = url
+        self._url, self._watch = url, watch
         self._task: asyncio.Task[None] | None = None
 
     async def beyond(self, count: int) -> None:
@@ -138,7 +140,7 @@ class Listening(Signal):
     async def _listen(self) -> None:
         while True:
             with suppress(WatchlyError, psycopg.Error):
-                async with await connect(self._url, wait=0) as connection:
+                async with await connect(self._url, wait=0, watch=self._watch) as connection:
                     await connection.execute(_LISTEN)
                     while True:
                         # The first time for what came before it listened.

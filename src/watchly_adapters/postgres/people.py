@@ -17,23 +17,29 @@ from watchly_core.errors import UserNotFound
 from watchly_core.people import Account, User
 from watchly_core.signing_keys import SigningKey
 
-_ACCOUNT: Final = "SELECT" + ACCOUNT + "FROM watchly_users u WHERE u.email = %s"
-_USER: Final = "SELECT" + USER + "FROM watchly_users u WHERE u.id = %s"
-_USERS: Final = "SELECT" + USER + "FROM watchly_users u WHERE u.id > %s ORDER BY u.id LIMIT %s"
+_ACCOUNT: Final = "/* people.account */ SELECT" + ACCOUNT + "FROM watchly_users u WHERE u.email = %s"
+_USER: Final = "/* people.user */ SELECT" + USER + "FROM watchly_users u WHERE u.id = %s"
+_USERS: Final = (
+    "/* people.users */ SELECT" + USER + "FROM watchly_users u WHERE u.id > %s ORDER BY u.id LIMIT %s"
+)
 _SESSION_USER: Final = (
-    "SELECT" + USER + "FROM watchly_sessions s JOIN watchly_users u ON u.id = s.user_id WHERE s.id = %s"
+    "/* people.session_user */ SELECT"
+    + USER
+    + "FROM watchly_sessions s JOIN watchly_users u ON u.id = s.user_id WHERE s.id = %s"
 )
 _API_KEY: Final = (
-    "SELECT"
+    "/* people.api_key */ SELECT"
     + API_KEY
     + ", u.email, u.role, u.created_at, u.version"
     + " FROM watchly_api_keys k LEFT JOIN watchly_users u ON u.id = k.user_id WHERE k.prefix = %s"
 )
 _OF_USER: Final = (
-    "SELECT" + API_KEY + "FROM watchly_api_keys k WHERE k.user_id = %s AND k.revoked_at IS NULL ORDER BY k.id"
+    "/* people.of_user */ SELECT"
+    + API_KEY
+    + "FROM watchly_api_keys k WHERE k.user_id = %s AND k.revoked_at IS NULL ORDER BY k.id"
 )
 _OF_NOBODY: Final = (
-    "SELECT"
+    "/* people.of_nobody */ SELECT"
     + API_KEY
     + "FROM watchly_api_keys k WHERE k.user_id IS NULL AND k.revoked_at IS NULL ORDER BY k.id"
 )

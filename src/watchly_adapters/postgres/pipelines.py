@@ -79,12 +79,7 @@ class PipelinedConnection(psycopg.AsyncConnection[TupleRow]):
         return self._transformer.dump_sequence(texts, [PyFormat.TEXT] * len(texts))
 
     def load(self, result: PGresult) -> list[TupleRow]:
-        """The rows of a result.
-
-        Raises:
-            psycopg.Error: it is that of a statement which failed.
-        """
-        self._check(result, None)
+        """The rows of a result."""
         self._transformer.set_pgresult(result)
         return self._transformer.load_rows(0, result.ntuples, tuple)
 
@@ -107,24 +102,24 @@ class PipelinedConnection(psycopg.AsyncConnection[TupleRow]):
             await self.exchange()
         self._held.append(sending)
 
-    async def end(self, *asked: Sending) -> Sequence[PGresult]:
+    async def end(self, *riding: Sending) -> Sequence[PGresult]:
         """Commit; the results of these statements, which begin when that is done.
 
         Raises:
             psycopg.Error: what was held back has failed, or the commit has, or something before them.
         """
-        committed, *results = await self.exchange(_COMMIT, *asked)
+        committed, *results = await self.exchange(_COMMIT, riding=riding)
         if committed.command_status != b"COMMIT":
             raise InFailedSqlTransaction("it went on after a statement had failed, and was undone")
         return results
 
-    async def undo(self, *asked: Sending) -> Sequence[PGresult]:
+    async def undo(self, *riding: Sending) -> Sequence[PGresult]:
         """Undo the transaction, if it has begun; the results of these statements."""
         self._held.clear()
         if self.pgconn.transaction_status != TransactionStatus.IDLE:
-            _, *results = await self.exchange(_ROLLBACK, *asked)
+            _, *results = await self.exchange(_ROLLBACK, riding=riding)
             return results
-        return await self.exchange(*asked) if asked else ()
+        return await self.exchange(riding=riding) if riding else ()
 
     async def rollback(self) -> None:
         """See psycopg, which would drop all prepared statements, those made here as well."""
@@ -142,14 +137,16 @@ class PipelinedConnection(psycopg.AsyncConnection[TupleRow]):
                 await self.undo()
             raise
 
-    async def exchange(self, *asked: Sending) -> Sequence[PGresult]:
-        """The results of these statements, of which the first has not failed; all travel together.
+    async def exchange(self, *asked: Sending, riding: Sequence[Sending] = ()) -> Sequence[PGresult]:
+        """The results of these statements; all travel together.
+
+        Those that are `riding` come last, and may fail: that is for who looks at their results.
 
         Raises:
-            psycopg.Error: it has, or what was held back has, and nothing after it was done.
+            psycopg.Error: another one has failed, or what was held back has, and nothing after it was done.
         """
         async with self.lock:
-            return await self._exchange(asked)
+            return await self._exchange(asked, riding)
 
     async def wait(
         self,
@@ -167,11 +164,11 @@ class PipelinedConnection(psycopg.AsyncConnection[TupleRow]):
         self._heard = time.monotonic()
         return done
 
-    async def _exchange(self, asked: Sequence[Sending]) -> Sequence[PGresult]:
+    async def _exchange(self, asked: Sequence[Sending], riding: Sequence[Sending] = ()) -> Sequence[PGresult]:
         held, self._held = self._held, []
         sent = [*held, *asked]
-        results = await self.wait(self._communicate(sent))
-        for sending, result in zip(sent[: len(held) + 1], results, strict=False):
+        results = await self.wait(self._communicate([*sent, *riding]))
+        for sending, result in zip(sent, results, strict=False):
             self._check(result, sending.refused)
         return results[len(held) :]
 
@@ -185,9 +182,13 @@ class PipelinedConnection(psycopg.AsyncConnection[TupleRow]):
             yield from generators.send(pgconn)
             results = []
             for sending, is_new in zip(sent, new, strict=True):
-                if is_new and (yield from self._fetch()).status in _FAILED:
+                prepared = (yield from self._fetch()) if is_new else None
+                result = yield from self._fetch()
+                if prepared is not None and prepared.status in _FAILED:
                     del self._names[sending.statement]
-                results.append((yield from self._fetch()))
+                    # The other one says no more than that it came later.
+                    result = prepared
+                results.append(result)
             yield from self._fetch()  # the sync
         finally:
             # With the answers of all, also where a caller has left; a lost connection is left as it is.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Final, TypeAlias, TypeVar
 
+import msgspec
 import psycopg
 from psycopg import AsyncCursor
 from psycopg.conninfo import conninfo_to_dict
@@ -16,6 +18,8 @@ from psycopg.rows import AsyncRowFactory, TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from watchly_adapters.postgres.pipelines import PipelinedConnection
+from watchly_adapters.postgres.watched import WatchedConnection, WatchedCursor
+from watchly_adapters.watching import Watch
 from watchly_core.errors import Misconfigured, Unavailable, Undone
 
 T = TypeVar("T")
@@ -95,8 +99,12 @@ def _explain(error: psycopg.Error | PoolClosed) -> str:
 def cursor(
     connection: HostConnection, row_factory: AsyncRowFactory[RowT_co], *, binary: bool = False
 ) -> AsyncCursor[RowT_co]:
-    """A cursor of psycopg's plain kind, whatever kind and rows a host's connection is set to."""
-    made = AsyncCursor(connection, row_factory=row_factory)
+    """A cursor of a plain kind, whatever kind and rows a host's connection is set to."""
+    made: AsyncCursor[RowT_co]
+    if isinstance(connection, WatchedConnection):
+        made = WatchedCursor(connection, row_factory=row_factory)
+    else:
+        made = AsyncCursor(connection, row_factory=row_factory)
     made.format = Format.BINARY if binary else Format.TEXT
     return made
 
@@ -109,10 +117,13 @@ def address(url: str) -> str:
     return f"{host}{port}/{parts.get('dbname') or parts.get('user') or ''}"
 
 
-async def connect(url: str, *, wait: float = START_WAIT, variable: str = "DATABASE_URL") -> Connection:
+async def connect(
+    url: str, *, wait: float = START_WAIT, variable: str = "DATABASE_URL", watch: Watch | None = None
+) -> Connection:
     """Open a connection in autocommit mode.
 
     A server that cannot be reached is asked again for `wait` seconds. `variable` is where `url` comes from.
+    `watch` is told of what the connection runs.
 
     Raises:
         Misconfigured: `url` is none, or the server refuses it for good.
@@ -125,9 +136,10 @@ async def connect(url: str, *, wait: float = START_WAIT, variable: str = "DATABA
             f"{variable} is not a PostgreSQL URL; an example: postgresql://user:password@localhost/watchly"
         ) from None
     deadline = asyncio.get_running_loop().time() + wait
+    kind = psycopg.AsyncConnection if watch is None else WatchedConnection
     while True:
         try:
-            return await psycopg.AsyncConnection.connect(
+            connection = await kind.connect(
                 url,
                 autocommit=True,
                 connect_timeout=_CONNECT_TIMEOUT,
@@ -143,6 +155,10 @@ async def connect(url: str, *, wait: float = START_WAIT, variable: str = "DATABA
                 raise Unavailable(
                     "database", f"{address(url)} could not be reached{patience}: {reason}"
                 ) from error
+        else:
+            if watch is not None and isinstance(connection, WatchedConnection):
+                connection.watch = watch
+            return connection
         await asyncio.sleep(_START_INTERVAL)
 
 
@@ -153,6 +169,22 @@ def _reason(error: psycopg.OperationalError) -> str:
     return lines[-1].strip() if lines else "no reason given"
 
 
+class PoolFigures(msgspec.Struct, frozen=True):
+    """How a pool is at the moment.
+
+    Attributes:
+        size: its connections, those that are lent among them.
+        idle: those that wait to be lent.
+        waiting: the callers who wait for one.
+        refused: how many callers have been left without one so far: too many waited, or for too long.
+    """
+
+    size: int
+    idle: int
+    waiting: int
+    refused: int
+
+
 class Pool:
     """A pool of connections in autocommit mode, with errors translated.
 
@@ -160,12 +192,23 @@ class Pool:
         url: a PostgreSQL URL or conninfo string.
         min_size: connections kept open.
         max_size: connections at most.
+        watch: is told of the statements that its connections run.
+        on_acquired: is told, each time that one is lent, how many seconds it was waited for.
     """
 
-    def __init__(self, url: str, *, min_size: int = 2, max_size: int = 10) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        min_size: int = 2,
+        max_size: int = 10,
+        watch: Watch | None = None,
+        on_acquired: Callable[[float], None] | None = None,
+    ) -> None:
+        self._watch, self._on_acquired = watch, on_acquired
         self._pool = AsyncConnectionPool(
             url,
-            connection_class=PipelinedConnection,
+            connection_class=PipelinedConnection if watch is None else WatchedConnection,
             open=False,
             min_size=min_size,
             max_size=max_size,
@@ -186,6 +229,14 @@ class Pool:
     def max_waiting(self) -> int:
         """Callers that may wait for a connection at once."""
         return self._pool.max_waiting
+
+    @property
+    def figures(self) -> PoolFigures:
+        """How it is at the moment."""
+        # What has not happened yet is not in there.
+        found = self._pool.get_stats()
+        names = ("pool_size", "pool_available", "requests_waiting", "requests_errors")
+        return PoolFigures(*(found.get(name, 0) for name in names))
 
     @property
     def patience(self) -> float:
@@ -250,11 +301,24 @@ class Pool:
             self._streams.release()
 
     async def _configure(self, connection: Connection) -> None:
-        """Prepare a new connection: pools of other kinds do."""
+        """Prepare a new connection."""
+        if self._watch is not None and isinstance(connection, WatchedConnection):
+            connection.watch = self._watch
+
+    def _lend(self) -> AbstractAsyncContextManager[PipelinedConnection]:
+        """Lend a connection, which may have died meanwhile."""
+        return self._pool.connection() if self._on_acquired is None else self._lend_timed(self._on_acquired)
+
+    @asynccontextmanager
+    async def _lend_timed(self, on_acquired: Callable[[float], None]) -> AsyncIterator[PipelinedConnection]:
+        began = time.perf_counter()
+        async with self._pool.connection() as connection:
+            on_acquired(time.perf_counter() - began)
+            yield connection
 
     async def _begin(self, stack: AsyncExitStack, begin: Begin) -> PipelinedConnection:
         async with AsyncExitStack() as attempt:
-            connection = await attempt.enter_async_context(self._pool.connection())
+            connection = await attempt.enter_async_context(self._lend())
             await attempt.enter_async_context(begin(connection))
             stack.push_async_exit(attempt.pop_all())
             return connection
@@ -268,12 +332,12 @@ class Pool:
             Unavailable: no connection is free in time, or the second one was lost as well.
         """
         with translated():
-            async with self._pool.connection() as connection:
+            async with self._lend() as connection:
                 try:
                     return await read(connection)
                 except psycopg.OperationalError:
                     if not connection.broken:
                         raise
             await self._pool.check()
-            async with self._pool.connection() as connection:
+            async with self._lend() as connection:
                 return await read(connection)

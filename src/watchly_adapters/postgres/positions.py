@@ -22,7 +22,7 @@ from watchly_core.errors import InvalidPosition, WatchlyError
 
 # What is flushed is on its way to the replicas. What is inserted may wait for somebody else's commit, or for
 # the next record; but where commits do not wait for the disk, only that holds them.
-_NEWEST: Final = Sending(b"""
+_NEWEST: Final = Sending(b"""/* positions.newest */
     SELECT CASE current_setting('synchronous_commit')
         WHEN 'off' THEN pg_current_wal_insert_lsn() ELSE pg_current_wal_flush_lsn()
     END

@@ -35,10 +35,19 @@ from watchly_core.queries import Column, GenreCount, MovieQuery, Order, Page, Po
 from watchly_core.text import Pattern, Tier
 
 # Of some hundred rows, because for a single one the planner trusts its luck and reads the whole table.
-_FINDS_ANY: Final = """
+_FINDS_ANY: Final = """/* queries.finds_any */
     WITH found AS MATERIALIZED (SELECT FROM movies WHERE search @@ %s::tsquery LIMIT 500)
     SELECT EXISTS (SELECT FROM found)
 """
+# What statements begin with that are put together for each query.
+_PAGE: Final[LiteralString] = "/* queries.page */ WITH "
+_COUNT: Final[LiteralString] = "/* queries.count */ SELECT count(*) FROM movies WHERE "
+_GENRES: Final[LiteralString] = (
+    "/* queries.genres */ SELECT genre, count(*) FROM movies WHERE genre IS NOT NULL AND "
+)
+_EXPORT: Final[LiteralString] = (
+    "/* queries.export */ SELECT title, description, release_year, genre FROM movies WHERE "
+)
 
 #: Rows that an export fetches at once.
 _EXPORT_BATCH: Final = 500
@@ -141,8 +150,7 @@ class PostgresMovieQueries:
         async def read(connection: Connection) -> int:
             condition, parameters = _all(_filters(query) + _searched(await _tiers(connection, query)))
             async with cursor(connection, scalar_row) as asked:
-                statement: LiteralString = "SELECT count(*) FROM movies WHERE " + condition
-                await asked.execute(statement, parameters, prepare=False)
+                await asked.execute(_COUNT + condition, parameters, prepare=False)
                 count: int | None = await asked.fetchone()
                 return count or 0
 
@@ -155,9 +163,7 @@ class PostgresMovieQueries:
             condition, parameters = _all(_filters(query) + _searched(await _tiers(connection, query)))
             async with cursor(connection, args_row(GenreCount)) as asked:
                 statement: LiteralString = (
-                    "SELECT genre, count(*) FROM movies WHERE genre IS NOT NULL AND "
-                    + condition
-                    + ' GROUP BY genre ORDER BY count(*) DESC, genre COLLATE "C"'
+                    _GENRES + condition + ' GROUP BY genre ORDER BY count(*) DESC, genre COLLATE "C"'
                 )
                 await asked.execute(statement, parameters, prepare=False)
                 return await asked.fetchall()
@@ -170,12 +176,7 @@ class PostgresMovieQueries:
             tiers = await _tiers(connection, query)
             condition, parameters = _all(_filters(query) + _searched(tiers))
             order, order_parameters = _in_order(query.order, tiers or ())
-            statement: LiteralString = (
-                "SELECT title, description, release_year, genre FROM movies WHERE "
-                + condition
-                + " ORDER BY "
-                + order
-            )
+            statement: LiteralString = _EXPORT + condition + " ORDER BY " + order
             async with connection.cursor("export", binary=True, row_factory=args_row(_draft)) as asked:
                 await asked.execute(statement, parameters + order_parameters)
                 while movies := await asked.fetchmany(_EXPORT_BATCH):
@@ -273,7 +274,7 @@ def _stepwise(
     found: LiteralString = " UNION ALL ".join(["SELECT * FROM " + name for name in _NAMES[: len(parts)]])
     ordered: LiteralString = ", ".join([_directed(_NAMED[key.column], key) for key in order])
     statement: LiteralString = (
-        "WITH " + ", ".join(parts) + " SELECT * FROM (" + found + ") AS found ORDER BY " + ordered
+        _PAGE + ", ".join(parts) + " SELECT * FROM (" + found + ") AS found ORDER BY " + ordered
     )
     # The limit in its place, for where the plan is kept the planner knows no parameter.
     return sql.SQL(statement).format(limit=sql.Literal(limit)), parameters

@@ -18,21 +18,21 @@ from watchly_core.events import Event, MovieRemoved
 from watchly_core.images import Image, ImageRecord, ImageState
 from watchly_core.movies import Movie
 
-_IDS: Final = """
+_IDS: Final = """/* rebuild.ids */
     SELECT DISTINCT movie_id FROM events WHERE movie_id > %s ORDER BY movie_id LIMIT %s
 """
-_NEWEST: Final = """
+_NEWEST: Final = """/* rebuild.newest */
     SELECT DISTINCT ON (movie_id) kind, movie_id, version, at, actor, movie::text
     FROM events WHERE movie_id = ANY(%s) ORDER BY movie_id, version DESC
 """
-_ROWS: Final = "SELECT" + COLUMNS + "FROM movies WHERE id = ANY(%s) ORDER BY id FOR UPDATE"
-_COUNT: Final = """
+_ROWS: Final = "/* rebuild.rows */ SELECT" + COLUMNS + "FROM movies WHERE id = ANY(%s) ORDER BY id FOR UPDATE"
+_COUNT: Final = """/* rebuild.count */
     SELECT count(*), count(*) FILTER (WHERE kind <> 'movie_removed')
     FROM (SELECT DISTINCT ON (movie_id) kind FROM events ORDER BY movie_id, version DESC) AS newest
 """
 # A table that was emptied may have begun to count anew, and a table that was dropped has.
 _RAISE_IDS: Final = (
-    """
+    """/* rebuild.raise_ids */
     SELECT setval(ids, last) FROM (
         SELECT
     """

@@ -24,13 +24,13 @@ def _row(digest: bytes, status: int, headers: str, body: bytes) -> tuple[bytes, 
 
 # A lock of the transaction goes with it, also when its client is killed. No key has a space in it.
 _TRY_LOCK: Final = Query(
-    """
+    """/* receipts.try_lock */
     SELECT pg_try_advisory_xact_lock(hashtextextended('watchly.receipts ' || %s || ' ' || %s, 0))
     """,
     bool,
 )
 _FIND: Final = Query(
-    """
+    """/* receipts.find */
     SELECT digest, status, headers::text, body FROM receipts
     WHERE actor = %s AND key = %s AND expires_at > %s
     """,
@@ -38,14 +38,14 @@ _FIND: Final = Query(
     binary=True,
 )
 # What stands there is no longer good, or it would have been found.
-_KEEP: Final = Statement("""
+_KEEP: Final = Statement("""/* receipts.keep */
     INSERT INTO receipts (actor, key, digest, status, headers, body, expires_at)
     VALUES (%s, %s, %s, %s, %s::text::json, %s, %s)
     ON CONFLICT (actor, key) DO UPDATE
     SET digest = excluded.digest, status = excluded.status, headers = excluded.headers,
         body = excluded.body, expires_at = excluded.expires_at
 """)
-_EXPIRE: Final = Statement("""
+_EXPIRE: Final = Statement("""/* receipts.expire */
     DELETE FROM receipts WHERE (actor, key) IN (
         SELECT actor, key FROM receipts WHERE expires_at <= %s
         ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED

@@ -10,7 +10,7 @@ import msgspec
 from psycopg import IsolationLevel
 from psycopg.rows import tuple_row
 
-from watchly_adapters.postgres.events import PostgresEvents
+from watchly_adapters.postgres.events import load_events
 from watchly_adapters.postgres.movies import COLUMNS, movie_cursor
 from watchly_adapters.postgres.pool import START_WAIT, Connection, connect, cursor, translated
 from watchly_adapters.postgres.vocabulary import Vocabulary, index
@@ -26,24 +26,24 @@ _BYTES: Final = 2_000_000
 _ROUNDS: Final = 2
 
 # Every step walks along an index. Statistics say otherwise of a table that is small, or was just restored.
-_SET_PLANS: Final = """
+_SET_PLANS: Final = """/* reindex.set_plans */
     SELECT set_config(setting, 'off', false)
     FROM unnest('{enable_seqscan, enable_bitmapscan, enable_hashjoin, enable_mergejoin}'::text[]) AS setting
 """
-_RANGE: Final = "SELECT min(id), max(id) FROM movies WHERE search_version IS NULL"
-_LOCK: Final = """
+_RANGE: Final = "/* reindex.range */ SELECT min(id), max(id) FROM movies WHERE search_version IS NULL"
+_LOCK: Final = """/* reindex.lock */
     SELECT id, octet_length(title) + coalesce(octet_length(description), 0)
     FROM movies WHERE search_version IS NULL AND id BETWEEN %s AND %s
     ORDER BY id LIMIT %s FOR NO KEY UPDATE SKIP LOCKED
 """
-_READ: Final = "SELECT" + COLUMNS + "FROM movies WHERE id = ANY(%s::integer[]) ORDER BY id"
-_NEWEST: Final = """
+_READ: Final = "/* reindex.read */ SELECT" + COLUMNS + "FROM movies WHERE id = ANY(%s::integer[]) ORDER BY id"
+_NEWEST: Final = """/* reindex.newest */
     SELECT number, kind = 'movie_removed', version, movie::text
     FROM unnest(%s::integer[]) AS number CROSS JOIN LATERAL (
         SELECT kind, version, movie FROM events WHERE movie_id = number ORDER BY version DESC LIMIT 1
     ) AS newest
 """
-_FILL: Final = """
+_FILL: Final = """/* reindex.fill */
     UPDATE movies
     SET version = filled.version, title_key = filled.title_key, search = filled.search::tsvector,
         search_version = filled.version
@@ -51,12 +51,12 @@ _FILL: Final = """
         AS filled (id, version, title_key, search)
     WHERE movies.id = filled.id
 """
-_COLUMNS: Final = """
+_COLUMNS: Final = """/* reindex.columns */
     SELECT attname FROM pg_attribute
     WHERE attrelid = to_regclass('movies') AND attnum > 0 AND NOT attisdropped
 """
-_COUNT: Final = "SELECT count(*) FROM movies"
-_COUNT_WAITING: Final = "SELECT count(*) FROM movies WHERE search_version IS NULL"
+_COUNT: Final = "/* reindex.count */ SELECT count(*) FROM movies"
+_COUNT_WAITING: Final = "/* reindex.count_waiting */ SELECT count(*) FROM movies WHERE search_version IS NULL"
 
 _decode = msgspec.json.Decoder(Movie).decode
 
@@ -169,9 +169,10 @@ async def _fill(connection: Connection, ids: list[int], known: Vocabulary) -> in
     )
     # As the rows are now: another program's trigger may have had its say.
     told, now = await _read(connection, list(work.events)), utc_now()
-    await PostgresEvents(connection).append(
-        *(work.events[movie.id](movie.id, movie.version, now, SYSTEM.name, movie) for movie in told)
-    )
+    events = [work.events[movie.id](movie.id, movie.version, now, SYSTEM.name, movie) for movie in told]
+    if events:
+        # Rows are filled between migrations as well, when the log has no other columns yet.
+        await load_events(connection, events, traced=False)
     return filled.rowcount
 
 

@@ -16,25 +16,25 @@ from watchly_core.messages import Letter, LetterCount, Message, Target
 
 _TARGET: Final = " name, url, secret, position, version, failures, failing_since, due_at, reason "
 _ADD: Final = (
-    "INSERT INTO relay_targets ("
+    "/* relays.add */ INSERT INTO relay_targets ("
     + _TARGET
     + ") VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
 )
-_TARGETS: Final = "SELECT" + _TARGET + 'FROM relay_targets ORDER BY name COLLATE "C"'
+_TARGETS: Final = "/* relays.targets */ SELECT" + _TARGET + 'FROM relay_targets ORDER BY name COLLATE "C"'
 # A process that is frozen or gone without a word holds the row no longer than it keeps its turn.
-_LEND: Final = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
-_GET: Final = "SELECT" + _TARGET + "FROM relay_targets WHERE name = %s FOR UPDATE"
-_REPLACE: Final = """
+_LEND: Final = "/* relays.lend */ SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
+_GET: Final = "/* relays.get */ SELECT" + _TARGET + "FROM relay_targets WHERE name = %s FOR UPDATE"
+_REPLACE: Final = """/* relays.replace */
     UPDATE relay_targets
     SET url = %s, secret = %s, position = %s, version = %s,
         failures = %s, failing_since = %s, due_at = %s, reason = %s
     WHERE name = %s
 """
-_REMOVE: Final = "DELETE FROM relay_targets WHERE name = %s"
+_REMOVE: Final = "/* relays.remove */ DELETE FROM relay_targets WHERE name = %s"
 
 _LETTER: Final = " seq, message_id, movie_id, kind, body, due_at, attempts, reason "
 _KEEP: Final = (
-    "INSERT INTO relay_letters (target,"
+    "/* relays.keep */ INSERT INTO relay_letters (target,"
     + _LETTER
     + """
     ) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
@@ -42,9 +42,9 @@ _KEEP: Final = (
     SET due_at = excluded.due_at, attempts = excluded.attempts, reason = excluded.reason
     """
 )
-_DROP: Final = "DELETE FROM relay_letters WHERE target = %s AND seq = ANY(%s)"
+_DROP: Final = "/* relays.drop */ DELETE FROM relay_letters WHERE target = %s AND seq = ANY(%s)"
 _DUE: Final = (
-    "SELECT"
+    "/* relays.due */ SELECT"
     + _LETTER
     + """
     FROM (
@@ -54,16 +54,16 @@ _DUE: Final = (
     WHERE due_at <= %s ORDER BY due_at, seq LIMIT %s
     """
 )
-_HEADS: Final = """
+_HEADS: Final = """/* relays.heads */
     SELECT DISTINCT ON (movie_id) movie_id, due_at
     FROM relay_letters WHERE target = %s AND due_at IS NOT NULL ORDER BY movie_id, seq
 """
 _DEAD: Final = (
-    "SELECT"
+    "/* relays.dead */ SELECT"
     + _LETTER
     + "FROM relay_letters WHERE target = %s AND due_at IS NULL AND seq > %s ORDER BY seq LIMIT %s"
 )
-_COUNT: Final = """
+_COUNT: Final = """/* relays.count */
     SELECT count(due_at), count(*) - count(due_at) FROM relay_letters WHERE target = %s
 """
 

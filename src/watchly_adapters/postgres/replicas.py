@@ -23,6 +23,7 @@ from psycopg_pool import PoolTimeout, TooManyRequests
 from watchly_adapters.postgres.pool import Connection, Pool, connect, cursor, translated
 from watchly_adapters.postgres.positions import read_position
 from watchly_adapters.postgres.queries import PostgresMovieQueries
+from watchly_adapters.watching import Watch
 from watchly_core.errors import Misconfigured, Unavailable, WatchlyError
 from watchly_core.events import Change, ChangeQuery, Changes
 from watchly_core.movies import Movie, MovieDraft
@@ -32,13 +33,13 @@ from watchly_core.tasks import cancelled
 T = TypeVar("T")
 
 # A server that is no replica at all may be the primary by another name.
-_REPLAYED: Final = """
+_REPLAYED: Final = """/* replicas.replayed */
     SELECT CASE
         WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn()
     END::text
 """
 # Replicas have the identifier of their primary, also when they were promoted and go ways of their own.
-_SERVER: Final = """
+_SERVER: Final = """/* replicas.server */
     SELECT system_identifier, CASE WHEN NOT pg_is_in_recovery() THEN pg_postmaster_start_time() END
     FROM pg_control_system()
 """
@@ -144,14 +145,25 @@ class Replica:
         url: a PostgreSQL URL or conninfo string.
         primary: connections to the server that it follows.
         max_size: connections at most, that of the look-out among them.
+        watch: see `Pool`.
+        on_acquired: see there.
 
     Attributes:
         pool: connections to it, while it is fit to be read from.
     """
 
-    def __init__(self, url: str, primary: Pool, *, max_size: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        primary: Pool,
+        *,
+        max_size: int,
+        watch: Watch | None = None,
+        on_acquired: Callable[[float], None] | None = None,
+    ) -> None:
         self.pool: ReplicaPool | None = None
         self._url, self._primary, self._max_size = url, primary, max_size
+        self._watch, self._on_acquired = watch, on_acquired
         self._failed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -179,11 +191,15 @@ class Replica:
 
     async def _serve(self) -> None:
         """Let it be read from for as long as it is fit for that."""
-        async with await connect(self._url, wait=0, variable="READ_DATABASE_URL") as connection:
+        async with await connect(
+            self._url, wait=0, variable="READ_DATABASE_URL", watch=self._watch
+        ) as connection:
             primary = await primary_of(self._primary)
             with _cut_after(_PATIENCE, connection):
                 await require_replica(connection, primary)
-            pool = ReplicaPool(self._url, max_size=self._max_size - 1)
+            pool = ReplicaPool(
+                self._url, max_size=self._max_size - 1, watch=self._watch, on_acquired=self._on_acquired
+            )
             await pool.open()
             try:
                 self._failed.clear()
@@ -212,10 +228,19 @@ class ReplicaPool(Pool):
     Args:
         url: a PostgreSQL URL or conninfo string.
         max_size: connections at most.
+        watch: see `Pool`.
+        on_acquired: see there.
     """
 
-    def __init__(self, url: str, *, max_size: int) -> None:
-        super().__init__(url, min_size=1, max_size=max_size)
+    def __init__(
+        self,
+        url: str,
+        *,
+        max_size: int,
+        watch: Watch | None = None,
+        on_acquired: Callable[[float], None] | None = None,
+    ) -> None:
+        super().__init__(url, min_size=1, max_size=max_size, watch=watch, on_acquired=on_acquired)
         self._pool.timeout = _ACQUIRE_TIMEOUT
         self._place = 0
         self._queries = PostgresMovieQueries(self)
@@ -265,7 +290,7 @@ class ReplicaPool(Pool):
     @asynccontextmanager
     async def _lent(self) -> AsyncIterator[Connection]:
         with translated():
-            async with self._pool.connection() as connection:
+            async with self._lend() as connection:
                 yield connection
 
     @asynccontextmanager

@@ -66,6 +66,7 @@ CREATE TABLE events (
     actor text NOT NULL,
     movie json NOT NULL,
     seq bigint,
+    trace text,
     UNIQUE (movie_id, version)
 );
 

@@ -12,28 +12,28 @@ from watchly_adapters.postgres.users import USER, user_of
 from watchly_core.people import User
 from watchly_core.sessions import Session
 
-_ADD: Final = """
+_ADD: Final = """/* sessions.add */
     INSERT INTO watchly_sessions (id, user_id, handle, secret, created_at, rotated_at, expires_at)
     VALUES (%s, %s, %s, %s, %s, %s, %s)
 """
 _GET: Final = (
-    "SELECT s.id, s.handle, s.secret, s.created_at, s.rotated_at, s.expires_at,"
+    "/* sessions.get */ SELECT s.id, s.handle, s.secret, s.created_at, s.rotated_at, s.expires_at,"
     + USER
     + "FROM watchly_sessions s JOIN watchly_users u ON u.id = s.user_id WHERE s.handle = %s FOR UPDATE OF s"
 )
-_REPLACE: Final = """
+_REPLACE: Final = """/* sessions.replace */
     UPDATE watchly_sessions
     SET user_id = %s, handle = %s, secret = %s, created_at = %s, rotated_at = %s, expires_at = %s
     WHERE id = %s
 """
-_REMOVE: Final = "DELETE FROM watchly_sessions WHERE id = %s"
-_TRIM: Final = """
+_REMOVE: Final = "/* sessions.remove */ DELETE FROM watchly_sessions WHERE id = %s"
+_TRIM: Final = """/* sessions.trim */
     DELETE FROM watchly_sessions WHERE id IN (
         SELECT id FROM watchly_sessions WHERE user_id = %s ORDER BY rotated_at DESC, id OFFSET %s
     )
 """
-_REMOVE_ALL: Final = "DELETE FROM watchly_sessions WHERE user_id = %s"
-_EXPIRE: Final = """
+_REMOVE_ALL: Final = "/* sessions.remove_all */ DELETE FROM watchly_sessions WHERE user_id = %s"
+_EXPIRE: Final = """/* sessions.expire */
     DELETE FROM watchly_sessions WHERE id IN (
         SELECT id FROM watchly_sessions WHERE expires_at <= %s
         ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED

@@ -11,19 +11,19 @@ from psycopg.rows import args_row, tuple_row
 from watchly_adapters.postgres.pool import HostConnection, cursor
 from watchly_core.signing_keys import SigningKey
 
-_ALL: Final = """
+_ALL: Final = """/* signing_keys.all */
     SELECT kid, sealed, created_at, signs_from, ends_at FROM watchly_signing_keys ORDER BY created_at, kid
 """
 # Against whoever writes, and whoever takes this lock as well; those who read wait for nobody.
-_LOCK: Final = "LOCK TABLE watchly_signing_keys IN SHARE ROW EXCLUSIVE MODE"
-_ADD: Final = """
+_LOCK: Final = "/* signing_keys.lock */ LOCK TABLE watchly_signing_keys IN SHARE ROW EXCLUSIVE MODE"
+_ADD: Final = """/* signing_keys.add */
     INSERT INTO watchly_signing_keys (kid, sealed, created_at, signs_from, ends_at)
     VALUES (%s, %s, %s, %s, %s)
 """
-_REPLACE: Final = """
+_REPLACE: Final = """/* signing_keys.replace */
     UPDATE watchly_signing_keys SET sealed = %s, created_at = %s, signs_from = %s, ends_at = %s WHERE kid = %s
 """
-_REMOVE: Final = "DELETE FROM watchly_signing_keys WHERE kid = %s"
+_REMOVE: Final = "/* signing_keys.remove */ DELETE FROM watchly_signing_keys WHERE kid = %s"
 
 
 class PostgresSigningKeys:

@@ -11,17 +11,21 @@ from watchly_adapters.postgres.pool import HostConnection, cursor
 
 # One statement, so that of several at once each counts by what the one before has left. The row is locked
 # also where nothing is counted.
-_TAKE: Final = """
+_TAKE: Final = """/* throttles.take */
     INSERT INTO watchly_throttles AS t (bucket, count, until) VALUES (%(bucket)s, 1, %(until)s)
     ON CONFLICT (bucket) DO UPDATE
     SET count = CASE WHEN t.until <= %(now)s THEN 1 ELSE t.count + 1 END,
         until = CASE WHEN t.until <= %(now)s THEN excluded.until ELSE t.until END
     WHERE t.until <= %(now)s OR t.count < %(limit)s
 """
-_UNTIL: Final = "SELECT until FROM watchly_throttles WHERE bucket = %s"
-_GIVE_BACK: Final = "UPDATE watchly_throttles SET count = count - 1 WHERE bucket = %s AND count > 0"
-_FIND: Final = "SELECT EXISTS (SELECT FROM watchly_throttles WHERE bucket = %s AND until > %s)"
-_EXPIRE: Final = """
+_UNTIL: Final = "/* throttles.until */ SELECT until FROM watchly_throttles WHERE bucket = %s"
+_GIVE_BACK: Final = """/* throttles.give_back */
+    UPDATE watchly_throttles SET count = count - 1 WHERE bucket = %s AND count > 0
+"""
+_FIND: Final = """/* throttles.find */
+    SELECT EXISTS (SELECT FROM watchly_throttles WHERE bucket = %s AND until > %s)
+"""
+_EXPIRE: Final = """/* throttles.expire */
     DELETE FROM watchly_throttles WHERE bucket IN (
         SELECT bucket FROM watchly_throttles WHERE until <= %s
         ORDER BY until LIMIT %s FOR UPDATE SKIP LOCKED

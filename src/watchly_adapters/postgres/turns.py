@@ -14,11 +14,11 @@ from watchly_core.errors import Unavailable
 from watchly_core.tasks import cancelled
 
 # A lock of the transaction: one of the session would not survive a pooler in front of the server.
-_TRY: Final = """
+_TRY: Final = """/* turns.try */
     SELECT set_config('idle_in_transaction_session_timeout', %s, true),
            pg_try_advisory_xact_lock(hashtextextended(%s, 0))
 """
-_WORD: Final = "SELECT 1"
+_WORD: Final = "/* turns.word */ SELECT 1"
 
 #: How long a process may say nothing before the server takes its turn away: it may be gone without a word.
 SILENCE: Final = "20s"

@@ -20,22 +20,22 @@ USER: Final = " u.id, u.email, u.role, u.created_at, u.version "
 ACCOUNT: Final = USER + ", u.password_hash "
 
 _ADD: Final = (
-    """
+    """/* users.add */
     INSERT INTO watchly_users AS u (email, role, password_hash, created_at, version)
     VALUES (%s, %s, %s, %s, 1)
     RETURNING
     """
     + USER
 )
-_GET: Final = "SELECT" + ACCOUNT + "FROM watchly_users u WHERE u.id = %s FOR UPDATE"
-_REPLACE: Final = (
-    "UPDATE watchly_users SET email = %s, role = %s, password_hash = %s, version = %s WHERE id = %s"
-)
-_REMOVE: Final = "DELETE FROM watchly_users WHERE id = %s"
+_GET: Final = "/* users.get */ SELECT" + ACCOUNT + "FROM watchly_users u WHERE u.id = %s FOR UPDATE"
+_REPLACE: Final = """/* users.replace */
+    UPDATE watchly_users SET email = %s, role = %s, password_hash = %s, version = %s WHERE id = %s
+"""
+_REMOVE: Final = "/* users.remove */ DELETE FROM watchly_users WHERE id = %s"
 # Of several who take administrators away, one at a time: a row that turns out to be no administrator's any
 # more stays held all the same, so the order of rows alone would let them wait in a circle.
-_TURN: Final = "SELECT pg_advisory_xact_lock(hashtextextended('watchly.administrators', 0))"
-_ADMINS: Final = "SELECT id FROM watchly_users WHERE role = 'admin' ORDER BY id FOR UPDATE"
+_TURN: Final = "/* users.turn */ SELECT pg_advisory_xact_lock(hashtextextended('watchly.administrators', 0))"
+_ADMINS: Final = "/* users.admins */ SELECT id FROM watchly_users WHERE role = 'admin' ORDER BY id FOR UPDATE"
 
 
 class PostgresUsers:

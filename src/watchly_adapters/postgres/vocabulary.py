@@ -33,11 +33,12 @@ SELECT_UNKNOWN: Final = """
         WHERE trigrams.trigram = '  ' || left(given.word, 1) AND trigrams.word = given.word
     )
 """
-_LEARN: Final = Statement("""
+_UNKNOWN: Final = "/* vocabulary.unknown */" + SELECT_UNKNOWN
+_LEARN: Final = Statement("""/* vocabulary.learn */
     INSERT INTO trigrams (trigram, word, size) SELECT * FROM unnest(%s::text[], %s::text[], %s::integer[])
 """)
 # A word that two transactions learned at once is there twice.
-_CLOSE: Final = """
+_CLOSE: Final = """/* vocabulary.close */
     (SELECT word FROM (
         SELECT word, size, count(*) AS common
         FROM (SELECT DISTINCT trigram, word, size FROM trigrams WHERE trigram = ANY(%s::text[])) AS shared
@@ -86,7 +87,7 @@ class Vocabulary:
     async def learn(self, words: AbstractSet[str]) -> None:
         """Note those of `words` that are not known yet."""
         async with cursor(self._connection, scalar_row) as asked:
-            await asked.execute(SELECT_UNKNOWN, (list(words - self._noted),))
+            await asked.execute(_UNKNOWN, (list(words - self._noted),))
             await self.add(await asked.fetchall())
         if self._remembers:
             if len(self._noted) > _REMEMBERED:

@@ -1,4 +1,4 @@
-"""Hashing passwords by Argon2, and signing tokens by keys that a secret seals.
+"""Hashing passwords by Argon2; signing tokens by keys that a secret seals, reading them by published ones.
 
 Each is loaded when it is first asked for: who needs one of their libraries seldom needs those of both.
 """
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from watchly_adapters.security.passwords import Argon2Hasher
+    from watchly_adapters.security.published import PublishedKeys
     from watchly_adapters.security.tokens import SealedTokens
 
-__all__ = ["Argon2Hasher", "SealedTokens"]
+__all__ = ["Argon2Hasher", "PublishedKeys", "SealedTokens"]
 
 #: Where each name comes from.
-_MODULES: Final = {"Argon2Hasher": "passwords", "SealedTokens": "tokens"}
+_MODULES: Final = {"Argon2Hasher": "passwords", "PublishedKeys": "published", "SealedTokens": "tokens"}
 
 # Type checkers go by what is imported above, and tell of a name that is not there.
 if not TYPE_CHECKING:

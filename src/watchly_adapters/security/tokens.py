@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
     EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
     derive_private_key,
     generate_private_key,
 )
@@ -43,7 +44,7 @@ MOST_TOKEN: Final = 2_000
 #: By how much the clocks of two machines may differ.
 SKEW: Final = timedelta(minutes=1)
 
-_ALGORITHM: Final = "ES256"
+ALGORITHM: Final = "ES256"
 #: Keys of which the private half is kept in memory.
 _MOST_OPEN: Final = 64
 _NONCE_BYTES: Final = 12
@@ -84,6 +85,7 @@ class _Payload(msgspec.Struct, omit_defaults=True):
 
 _HEADERS: Final = msgspec.json.Decoder(_Header)
 _PAYLOADS: Final = msgspec.json.Decoder(_Payload)
+_JWS: Final = PyJWS([ALGORITHM])
 
 
 class SealedTokens:
@@ -96,7 +98,6 @@ class SealedTokens:
     def __init__(self, secret: str) -> None:
         derived = HKDF(SHA256(), 32, salt=None, info=b"watchly signing keys").derive(secret.encode())
         self._seal = AESGCM(derived)
-        self._jws = PyJWS([_ALGORITHM])
         self._opened = lru_cache(_MOST_OPEN)(self._open)
 
     def new_key(self) -> tuple[str, bytes]:
@@ -127,26 +128,18 @@ class SealedTokens:
             ver=UNSET if claims.version is None else claims.version,
         )
         header = {"kid": key.kid, "typ": "at+jwt"}
-        return self._jws.encode(msgspec.json.encode(payload), self._private(key), _ALGORITHM, header)
+        return _JWS.encode(msgspec.json.encode(payload), self._private(key), ALGORITHM, header)
 
     def kid(self, token: str) -> str:
         """See the port."""
-        if len(token) > MOST_TOKEN or _TOKEN.fullmatch(token) is None:
-            raise NotSignedIn(_NONE_OF_OURS)
-        header, payload, signature = map(_decoded, token.split("."))
-        del payload, signature  # only how they are spelled matters
-        return _strictly(_HEADERS, header).kid
+        return kid_of(token)
 
     def read(self, key: SigningKey, token: str, now: datetime) -> Claims:
         """See the port."""
         private = self._opened(key.kid, key.sealed)
-        if self.kid(token) != key.kid or private is None:
+        if kid_of(token) != key.kid or private is None:
             raise NotSignedIn("the token is signed by another key")
-        try:
-            payload = self._jws.decode_complete(token, private.public_key(), [_ALGORITHM])["payload"]
-        except PyJWTError:
-            raise NotSignedIn("the signature of the token is wrong") from None
-        return _claims(_strictly(_PAYLOADS, payload), now)
+        return claims_of(token, private.public_key(), now)
 
     def public(self, keys: Sequence[SigningKey]) -> Sequence[Mapping[str, str]]:
         """See the port.
@@ -170,6 +163,32 @@ class SealedTokens:
             return derive_private_key(int.from_bytes(number), SECP256R1())
         except (InvalidTag, ValueError):  # too short to be one
             return None
+
+
+def kid_of(token: str) -> str:
+    """Which key a token says that it was signed by.
+
+    Raises:
+        NotSignedIn: it is no token of this kind, whoever signed it.
+    """
+    if len(token) > MOST_TOKEN or _TOKEN.fullmatch(token) is None:
+        raise NotSignedIn(_NONE_OF_OURS)
+    header, payload, signature = map(_decoded, token.split("."))
+    del payload, signature  # only how they are spelled matters
+    return _strictly(_HEADERS, header).kid
+
+
+def claims_of(token: str, key: EllipticCurvePublicKey, now: datetime) -> Claims:
+    """What a token says whose header `kid_of` has read.
+
+    Raises:
+        NotSignedIn: it is not signed by `key`, not of this service, no longer or not yet good.
+    """
+    try:
+        payload = _JWS.decode_complete(token, key, [ALGORITHM])["payload"]
+    except PyJWTError:
+        raise NotSignedIn("the signature of the token is wrong") from None
+    return _claims(_strictly(_PAYLOADS, payload), now)
 
 
 def _claims(payload: _Payload, now: datetime) -> Claims:
@@ -228,6 +247,6 @@ def _published(kid: str, private: EllipticCurvePrivateKey) -> Mapping[str, str]:
         "x": _encoded(numbers.x.to_bytes(_KEY_BYTES)),
         "y": _encoded(numbers.y.to_bytes(_KEY_BYTES)),
         "use": "sig",
-        "alg": _ALGORITHM,
+        "alg": ALGORITHM,
         "kid": kid,
     }

@@ -8,11 +8,11 @@ To check an adapter, subclass the suite of its port in a test module and supply 
             async with MyDatabase() as database:
                 yield database
 
-A store of movies has nine: `movie_stores` (rows and transactions), `movie_lists` (filters, order, pages,
-counts), `movie_searches`, `positions`, `event_logs`, `image_ledgers`, `receipts`, `relay_ledgers`, and
-`histories`, which drives it beside the fake. Its people have five: `users`, `sessions`, `api_keys`,
-`signing_keys` and `throttles`. `image_stores`, `image_files`, `image_uploads` and `inspectors` are those of
-images, and `caches` is that of a cache.
+A store of movies has ten: `movie_stores` (rows and transactions), `movie_lists` (filters, order, pages,
+counts), `movie_searches`, `positions`, `event_logs`, `image_ledgers`, `receipts`, `relay_ledgers`,
+`backlogs`, and `histories`, which drives it beside the fake. Its people have five: `users`, `sessions`,
+`api_keys`, `signing_keys` and `throttles`. `image_stores`, `image_files`, `image_uploads` and `inspectors`
+are those of images, `caches` is that of a cache, and `token_readers` that of what reads tokens.
 
 The suites run on pytest and anyio's plugin for it: ``pip install 'watchly[testing]'``.
 """

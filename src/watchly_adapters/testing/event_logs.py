@@ -78,6 +78,23 @@ class EventLogContract(StoreContract):
                 MovieAdded(movie.id, 1, NOON, "system", movie)
             ]
 
+    @pytest.mark.parametrize("count", [1, 2, 300])
+    async def test_an_event_keeps_its_trace(self, store: Store, count: int) -> None:
+        async with store.transactions() as tx:
+            movies = await tx.movies.add_many([HEAT] * count, NOON)
+            events = [
+                # Not all of those that are appended at once have one, or the same.
+                MovieAdded(movie.id, 1, NOON, "system", movie, f"00-{movie.id:032x}-{1:016x}-01")
+                if number % 3 == 0
+                else MovieAdded(movie.id, 1, NOON, "system", movie)
+                for number, movie in enumerate(movies)
+            ]
+            await tx.events.append(*events)
+            assert await tx.events.get(movies[0].id, 1) == await tx.events.newest(movies[0].id) == events[0]
+        found = (await store.queries.changes(ChangeQuery(limit=count))).data
+        assert [change.event for change in found] == events
+        assert await events_of(store.queries, movies[0].id) == events[:1]
+
     async def test_a_failed_block_leaves_no_event(self, store: Store) -> None:
         with pytest.raises(Failure):
             async with store.transactions() as tx:

@@ -423,14 +423,23 @@ class Histories(RuleBasedStateMachine):
         at=_moments,
         actor=_texts,
         movie=_movies,
+        trace=_some_text,
     )
     def append(  # noqa: PLR0913 - an event
-        self, *, kinds: list[type[Event]], movie_id: int, step: int, at: dt.datetime, actor: str, movie: Movie
+        self,
+        *,
+        kinds: list[type[Event]],
+        movie_id: int,
+        step: int,
+        at: dt.datetime,
+        actor: str,
+        movie: Movie,
+        trace: str | None,
     ) -> None:
         events: list[Event] = []
         for kind in kinds:
             self._versions[movie_id] = self._versions.get(movie_id, 0) + step
-            events.append(kind(movie_id, self._versions[movie_id], at, actor, movie))
+            events.append(kind(movie_id, self._versions[movie_id], at, actor, movie, trace))
         self._write(lambda tx: tx.events.append(*events))
 
     # Images

@@ -112,6 +112,14 @@ class ServedStoreContract(ImageStoreContract[ServedStore]):
         assert all(chunks)
         assert b"".join(chunks) == image[start:end]
 
+    async def test_it_is_not_empty_while_an_image_is_kept(self, store: ServedStore) -> None:
+        before = await store.is_empty()
+        key = new_key()
+        await put(store, key, samples.png(200))
+        assert not await store.is_empty()
+        await store.delete(key)
+        assert await store.is_empty() == before
+
     @pytest.mark.parametrize("size", [200, _BORDER - 1, _BORDER, _BORDER + 1])
     async def test_all_of_it_is_said_at_once_up_to_a_size(self, store: ServedStore, size: int) -> None:
         key, image = new_key(), samples.png(size)

@@ -5,6 +5,7 @@ errors are named below. All times are aware datetimes in UTC with microseconds.
 """
 
 from watchly_core.clocks import Clock, Ticks
+from watchly_core.ports.backlogs import Backlogs
 from watchly_core.ports.caches import Cache
 from watchly_core.ports.images import (
     ImageFile,
@@ -34,6 +35,7 @@ from watchly_core.ports.people import (
     SessionRepository,
     SigningKeyRepository,
     ThrottleLedger,
+    TokenReader,
     Tokens,
     UserRepository,
 )
@@ -48,6 +50,7 @@ from watchly_core.ports.transactions import (
 
 __all__ = [
     "ApiKeyRepository",
+    "Backlogs",
     "Cache",
     "ChangeSignal",
     "Clock",
@@ -73,6 +76,7 @@ __all__ = [
     "SigningKeyRepository",
     "ThrottleLedger",
     "Ticks",
+    "TokenReader",
     "Tokens",
     "Transaction",
     "Transactions",

@@ -132,6 +132,10 @@ class ImageFiles(Protocol):
         """
         ...
 
+    async def is_empty(self) -> bool:
+        """Whether no image is kept, under any key."""
+        ...
+
     async def render(self, key: str, rendition: Rendition, render: Render) -> None:
         """Keep what `render` makes of the original, unless that rendition is kept already.
 

@@ -242,6 +242,18 @@ class PasswordHasher(Protocol):
         ...
 
 
+class TokenReader(Protocol):
+    """Reads the tokens that requests bear, whoever has the keys that signed them."""
+
+    async def read(self, token: str) -> Claims:
+        """What a token says; any text may be asked about.
+
+        Raises:
+            NotSignedIn: it is none of ours, not signed by a key that counts, no longer or not yet good.
+        """
+        ...
+
+
 class Tokens(Protocol):
     """Signs tokens, and reads those that it signed.
 

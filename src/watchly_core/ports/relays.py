@@ -80,6 +80,7 @@ class Publisher(Protocol):
 
         It may be called again with the same message, and for messages of several movies at once. Whoever
         waits has a deadline, but an adapter should have its own: a call that is cancelled may be under way.
+        Where a target takes headers, `traceparent` is one: `current_trace()`, or else the message's `trace`.
 
         Raises:
             Unavailable: the target does not take it now, or did not say so; it may later.

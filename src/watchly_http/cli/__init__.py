@@ -13,7 +13,7 @@ from typing import Never
 import click
 
 from watchly_core.errors import ImportRejected, Invalid, WatchlyError
-from watchly_http.cli import people, relays, serving, transfers, upkeep
+from watchly_http.cli import backups, people, relays, serving, transfers, upkeep
 from watchly_http.cli.console import in_one_line, say
 
 #: How the shell says that a process ended by a signal: 128 and its number.
@@ -49,6 +49,8 @@ for command in (
     people.token,
     people.user,
     people.keys,
+    backups.backup,
+    backups.restore,
     serving.dev,
     upkeep.doctor,
 ):

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
-from typing import TYPE_CHECKING, TypeVar
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
 from watchly_core.errors import Fault, Misconfigured
 
 if TYPE_CHECKING:
+    import asyncio
+
     from watchly_adapters.settings import Settings
 
 
 T = TypeVar("T")
+
+#: The ways of asking a process to stop.
+_STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(work: Coroutine[object, object, T]) -> T:
@@ -21,6 +30,54 @@ def run(work: Coroutine[object, object, T]) -> T:
     import asyncio
 
     return asyncio.run(work)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """A command that goes on until it is told to stop: to be told so, however and whenever, is no failure."""
+    for number in _STOPS:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(0)
+
+
+def run_until_told(work: Callable[[asyncio.Event], Coroutine[object, object, None]]) -> None:
+    """Do the work of such a command, which ends when the event is set.
+
+    After that signals stay caught and change nothing, so that what was started can be stopped in peace.
+    """
+    import asyncio
+
+    async def work_on() -> None:
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def end(number: int, frame: object) -> None:
+            del number, frame  # all of them mean the same
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(stop.set)
+
+        # Not the loop's own way, which gives the signals back at its end.
+        for number in _STOPS:
+            signal.signal(number, end)
+        await work(stop)
+
+    asyncio.run(work_on())
+
+
+def duration(option: str, text: str, example: str) -> timedelta:
+    """The time that an option names.
+
+    Raises:
+        Misconfigured: it names none.
+    """
+    from watchly_adapters import setting_values as parse
+
+    try:
+        return parse.duration(text.strip())
+    except ValueError as error:
+        raise Misconfigured(f"{option} {error}; an example: {option} {example}") from None
 
 
 def say(text: str) -> None:

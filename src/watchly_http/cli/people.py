@@ -12,7 +12,7 @@ import click
 from watchly_core.errors import Misconfigured
 from watchly_core.passwords import MAX_PASSWORD
 from watchly_core.people import SYSTEM, Role, UserDraft, email_of
-from watchly_http.cli.console import read_settings, refuse_memory, run, show
+from watchly_http.cli.console import duration, read_settings, refuse_memory, run, show
 
 if TYPE_CHECKING:
     from watchly_adapters.container import Container
@@ -123,13 +123,9 @@ def _ttl(text: str) -> timedelta:
     Raises:
         Misconfigured: the text says nothing of the kind, or too much.
     """
-    from watchly_adapters.settings import duration
     from watchly_core.tokens import MOST_ACCESS
 
-    try:
-        good_for = duration(text.strip())
-    except ValueError as error:
-        raise Misconfigured(f"--ttl {error}; an example: --ttl 15m") from None
+    good_for = duration("--ttl", text, "15m")
     if not timedelta(0) < good_for <= MOST_ACCESS:
         raise Misconfigured("--ttl must be more than 0 and at most 24 h; an example: --ttl 15m")
     return good_for

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
-from watchly_http.cli.console import read_settings, refuse_memory, run, say, show
+from watchly_http.cli.console import read_settings, refuse_memory, run, run_until_told, say, show, stoppable
 
 if TYPE_CHECKING:
+    import asyncio
+
     from watchly_adapters.settings import Settings
     from watchly_core.webhooks import Webhooks
 
@@ -33,12 +35,13 @@ def relay(*, retry_dead: bool) -> None:
 
     settings = read_settings()
     refuse_memory(settings)
-    with running_database(settings) as (prepared, _):
-        if retry_dead:
+    if retry_dead:
+        with running_database(settings) as (prepared, _):
             say(f"messages due again: {run(_revive(prepared))}")
-            return
-        logs.configure(prepared)
-        run(_relay(prepared))
+        return
+    logs.configure(settings)
+    with stoppable(), running_database(settings) as (prepared, _):
+        run_until_told(partial(_relay, prepared))
 
 
 async def _revive(settings: Settings) -> int:
@@ -48,18 +51,15 @@ async def _revive(settings: Settings) -> int:
         return await container.relay().revive()
 
 
-async def _relay(settings: Settings) -> None:
-    import asyncio
-
+async def _relay(settings: Settings, stop: asyncio.Event) -> None:
     from watchly_http.relaying import relaying
-    from watchly_http.running import entered
+    from watchly_http.running import entered, showing_metrics
 
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with entered(settings) as container, relaying(container):
-        say("relaying")
-        await stop.wait()
+    async with entered(settings, is_watched=True) as container:
+        with showing_metrics(container):
+            async with relaying(container):
+                say("relaying")
+                await stop.wait()
 
 
 @click.group()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -14,16 +13,18 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from watchly_core.errors import Misconfigured
-from watchly_http.cli.console import read_settings, run, say
+from watchly_core.errors import Misconfigured, WatchlyError
+from watchly_http.cli.console import read_settings, run, say, stoppable
 
 if TYPE_CHECKING:
     from watchly_adapters.settings import Settings
     from watchly_core.api_keys import ApiKeys
 
-#: Addresses that only this machine reaches.
 #: Seconds in which all is loaded, also on a slow machine.
 _LOADED_WITHIN: Final = 5.0
+#: Seconds that a replica has to answer at the start.
+_PATIENCE: Final = 3.0
+#: Addresses that only this machine reaches.
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1"))
 
 
@@ -60,18 +61,13 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     # The framework takes as long to load as the database to start: do both at once.
     loading = threading.Thread(target=_load, daemon=True)
     loading.start()
-    # Before there is anything to drain, every way of asking for a stop is the same.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     try:
-        with ExitStack() as stack:
+        with stoppable(), ExitStack() as stack:
             prepared, keep = serving(settings, stack)
-            if settings.auth and settings.database_url is None:
-                run(_make_first_key(prepared))
+            if not prepared.in_memory:
+                run(_look_around(prepared, own=settings.database_url is None))
             loading.join()
             sys.exit(_run(prepared, keep))
-    except KeyboardInterrupt:
-        sys.exit(0)
     finally:
         # A module that is still loading takes the end of the interpreter for a fault. One may load for ever,
         # for a signal in the midst of another import can leave Python's own lock of it behind.
@@ -144,12 +140,34 @@ def _is_loopback(host: str) -> bool:
     return any(address in network for network in _LOOPBACK)
 
 
-async def _make_first_key(settings: Settings) -> None:
-    from watchly_adapters.container import Container
+async def _look_around(settings: Settings, *, own: bool) -> None:
+    """Make the first API key in a home of its `own`, and warn of what does not work as it is set."""
+    import asyncio
 
-    container = Container(settings=settings)
+    import msgspec
+    import structlog
+
+    from watchly_adapters.container import unwatched
+    from watchly_adapters.postgres.replicas import bytes_behind
+
+    log = structlog.stdlib.get_logger("watchly.serving")
+    if settings.read_database_url is not None:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await bytes_behind(settings.read_database_url, str(settings.database_url))
+        except (WatchlyError, TimeoutError) as error:
+            reason = str(error) or f"no answer within {_PATIENCE:g} s"
+            log.warning("the replica does not answer, and the primary answers all reads", reason=reason)
+    if not settings.auth:
+        return
+    container = unwatched(msgspec.structs.replace(settings, read_database_url=None))
     async with container.database():
-        await _show_first_key(container.api_keys())
+        if own:
+            await _show_first_key(container.api_keys())
+        if settings.jwks_url is None:
+            opened, found = await container.signing_keys().opened()
+            if found and not opened:
+                log.warning("SECRET_KEY opens no signing key, so what they signed is refused", keys=found)
 
 
 async def _show_first_key(api_keys: ApiKeys) -> None:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import click
 
-from watchly_core.errors import Unavailable
-from watchly_http.cli.console import read_settings, refuse_memory, run, say
+from watchly_core.errors import Misconfigured, Unavailable
+from watchly_http.cli.console import (
+    duration,
+    read_settings,
+    refuse_memory,
+    run,
+    run_until_told,
+    say,
+    stoppable,
+)
 
 if TYPE_CHECKING:
+    import asyncio
+
     from watchly_adapters.settings import Settings
 
 
@@ -35,33 +46,69 @@ def migrate() -> None:
 
 @click.command()
 @click.option("--retry-dead", is_flag=True, help="Try those again that were given up after many tries.")
-def sweep(*, retry_dead: bool) -> None:
+@click.option("--every", metavar="TIME", help="Sweep again and again, so often, until told to stop.")
+def sweep(*, retry_dead: bool, every: str | None) -> None:
     """Delete the images that are due from their store: discarded ones and uploads that were given up.
 
     Drops as well what is good no longer: receipts, sessions, counts of attempts to sign in, API keys,
-    keys that signed tokens, and the events that LOG_RETENTION keeps no longer. `serve` does all that by
-    itself every SWEEP_INTERVAL.
+    keys that signed tokens, and the events that LOG_RETENTION keeps no longer. A `serve` that has images
+    does all that by itself every SWEEP_INTERVAL. Of all processes that sweep so, one does at a time.
 
     \b
     Examples:
       watchly sweep
       watchly sweep --retry-dead
+      watchly sweep --every 30s
     """
     from watchly_http.running import running_database
 
+    interval = None if every is None else _interval(every)
     settings = read_settings()
     refuse_memory(settings)
-    with running_database(settings) as (prepared, _):
-        run(_sweep(prepared, retry_dead=retry_dead))
+    if interval is None:
+        with running_database(settings) as (prepared, _):
+            run(_sweep(prepared, retry_dead=retry_dead))
+        return
+    if retry_dead:
+        raise click.UsageError("say one of --retry-dead and --every")
+    _sweep_on(settings, interval)
+
+
+def _interval(text: str) -> timedelta:
+    interval = duration("--every", text, "30s")
+    if not interval:
+        raise Misconfigured("--every must be more than 0; an example: --every 30s")
+    return interval
+
+
+def _sweep_on(settings: Settings, interval: timedelta) -> None:
+    import msgspec
+
+    from watchly_http import logs
+    from watchly_http.running import entered, running_database, showing_metrics
+    from watchly_http.sweeping import sweeping
+
+    async def go_on(stop: asyncio.Event) -> None:
+        async with entered(prepared, is_watched=True) as container:
+            parts = (container.database(), container.gallery(), container.catalogue())
+            with showing_metrics(container):
+                async with sweeping(*parts, prepared, at_once=True):
+                    say("sweeping")
+                    await stop.wait()
+
+    settings = msgspec.structs.replace(settings, sweep_interval=interval)
+    logs.configure(settings)
+    with stoppable(), running_database(settings) as (prepared, _):
+        run_until_told(go_on)
 
 
 async def _sweep(settings: Settings, *, retry_dead: bool) -> None:
     from watchly_http.running import entered
-    from watchly_http.sweeping import drop_old
+    from watchly_http.sweeping import drop_old, turn_to_sweep
 
     deleted = failed = dead = 0
     reasons: dict[str, None] = {}
-    async with entered(settings) as container:
+    async with entered(settings) as container, turn_to_sweep(container.database()):
         pruned = await drop_old(container.database(), container.catalogue(), settings)
         if settings.log_retention is not None:
             say(f"events pruned: {pruned}")

@@ -1,0 +1,78 @@
+"""Databases: what each adapter of one offers as a whole."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from watchly_core.ports import Backlogs, ChangeSignal, MovieQueries, PeopleQueries, Transactions
+
+
+class Database(AbstractAsyncContextManager["Database"], Protocol):
+    """What a database adapter offers; it is entered while the application runs."""
+
+    @property
+    def queries(self) -> MovieQueries:
+        """The read side, as whoever is about to write has to see it."""
+        ...
+
+    @property
+    def reads(self) -> MovieQueries:
+        """The read side for others: that of a replica, where there is one."""
+        ...
+
+    @property
+    def position(self) -> str | None:
+        """Where all that was done here can be seen, for `MovieQueries.at`; None before anything was."""
+        ...
+
+    @property
+    def replica_answers(self) -> bool | None:
+        """Whether the replica answers at present; None where there is none."""
+        ...
+
+    @property
+    def transactions(self) -> Transactions:
+        """The write side."""
+        ...
+
+    @property
+    def people(self) -> PeopleQueries:
+        """The read side of people."""
+        ...
+
+    @property
+    def signal(self) -> ChangeSignal:
+        """Tells of new changes, those of other processes as well, while the database is entered."""
+        ...
+
+    @property
+    def backlogs(self) -> Backlogs:
+        """What is still to be done in the background."""
+        ...
+
+    async def identity(self) -> str:
+        """The name of the catalogue: no other one has it, nor this one when it is put back to what it was.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Ask for a sign of life.
+
+        Raises:
+            Unavailable: there is none.
+        """
+        ...
+
+    def alone(self, task: str) -> AbstractAsyncContextManager[bool]:
+        """Whether no other process is at `task` until the block ends.
+
+        The block is cancelled when that is not certain any more.
+
+        Raises:
+            Unavailable: the database does not answer, or that was so.
+        """
+        ...
