@@ -80,7 +80,8 @@ async def kept(server: Nats) -> list[Kept]:
     async with looking(server) as stream:
         info = await stream.stream_info(STREAM)
         found = []
-        for number in range(info.state.first_seq, info.state.last_seq + 1):
+        # One that is empty begins at 0, and has no such message.
+        for number in range(max(1, info.state.first_seq), info.state.last_seq + 1):
             message = await stream.get_msg(STREAM, number)
             found.append(Kept(message.subject or "", message.headers or {}, message.data or b""))
         return found
