@@ -71,10 +71,12 @@ class Tracing:
 
         There is none where nothing is: what goes on in the background, all day, is of no trace.
         """
-        if not (here := trace.get_current_span().get_span_context().is_valid) and current_trace() is None:
-            yield
-            return
-        within = None if here else _PROPAGATOR.extract({"traceparent": current_trace() or ""}, Context())
+        within: Context | None = None
+        if not trace.get_current_span().get_span_context().is_valid:
+            if (elsewhere := current_trace()) is None:
+                yield
+                return
+            within = _PROPAGATOR.extract({"traceparent": elsewhere}, Context())
         attributes: dict[str, AttributeValue] = {}
         if kind == "statement":
             attributes = {DB_SYSTEM_NAME: "postgresql", DB_QUERY_SUMMARY: name}

@@ -403,19 +403,24 @@ def test_a_command_that_is_stopped_stops_what_it_started(fresh_home: Path, numbe
     assert not pid_file.exists()
 
 
-def test_a_service_that_is_stopped_while_it_starts_is_no_failure(fresh_home: Path) -> None:
+def start_and_stop(home: Path, **variables: str) -> None:
+    """Start a service, and stop it before it serves: that is no failure."""
     with subprocess.Popen(
         [WATCHLY, "serve", "--port", "0"],
         stderr=subprocess.PIPE,
-        env=environment(WATCHLY_HOME=str(fresh_home)),
+        env=environment(WATCHLY_HOME=str(home), **variables),
         cwd="/",
         start_new_session=True,
     ) as service:
-        wait_until((fresh_home / "postgres").exists, "it has begun")
+        wait_until((home / "postgres").exists, "it has begun")
         service.terminate()
         assert service.wait(60) == 0
         assert service.stderr is not None
         assert b"Traceback" not in service.stderr.read()
+
+
+def test_a_service_that_is_stopped_while_it_starts_is_no_failure(fresh_home: Path) -> None:
+    start_and_stop(fresh_home)
     assert not (fresh_home / "postgres/data/postmaster.pid").exists()
 
 
@@ -428,18 +433,7 @@ def test_a_module_that_never_ends_loading_does_not_hold_up_the_stop(fresh_home: 
     )
     (tmp_path / "sitecustomize.py").write_text("\n".join(lines))
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    with subprocess.Popen(
-        [WATCHLY, "serve", "--port", "0"],
-        stderr=subprocess.PIPE,
-        env=environment(WATCHLY_HOME=str(fresh_home), PYTHONPATH=path),
-        cwd="/",
-        start_new_session=True,
-    ) as service:
-        wait_until((fresh_home / "postgres").exists, "it has begun")
-        service.terminate()
-        assert service.wait(60) == 0
-        assert service.stderr is not None
-        assert b"Traceback" not in service.stderr.read()
+    start_and_stop(fresh_home, PYTHONPATH=path)
 
 
 def test_sweep_drops_old_events_and_receipts_as_well(home: Path, tmp_path: Path) -> None:
