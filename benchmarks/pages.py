@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown: names, then columns of figures."""
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
+    """A table in Markdown: columns of words, so many of them, then columns of figures."""
+    lines = [head, [*["---"] * words, *["--:"] * (len(head) - words)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

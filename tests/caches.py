@@ -308,6 +308,9 @@ class _NotedTransaction:
     async def hurry(self) -> None:
         await self._real.hurry()
 
+    async def take_time(self) -> None:
+        await self._real.take_time()
+
 
 class NotedTransactions:
     """The write side of a store, with an event for each movie that is written, as the use cases leave one.

@@ -52,10 +52,12 @@ METRICS: Final[Mapping[str, Described]] = {
     "watchly_use_case_seconds": _histogram(use_case=r"[a-z_]+\.[a-z_]+", outcome=_OUTCOME),
     "watchly_pool_connections": _gauge(pool="primary|replica", state="open|idle"),
     "watchly_pool_waiting": _gauge(pool="primary|replica"),
+    "watchly_pool_refused": _counter(pool="primary|replica"),
     "watchly_pool_acquire_seconds": _histogram(pool="primary|replica"),
     "watchly_cache_reads": _counter(outcome="hit|miss", level="local|shared|none"),
     "watchly_cache_hit_age_seconds": _histogram(),
     "watchly_cache_failures": _counter(),
+    "watchly_rate_limit_failures": _counter(),
     "watchly_log_changes": _gauge(),
     "watchly_log_unnumbered": _gauge(),
     "watchly_relay_behind": _gauge(target=_TARGET),
@@ -65,7 +67,7 @@ METRICS: Final[Mapping[str, Described]] = {
     "watchly_images_dead": _gauge(),
     "watchly_images_overdue_seconds": _gauge(),
     "watchly_ready": _gauge(),
-    "watchly_check_up": _gauge(check="database|image_store|replica|cache|keys"),
+    "watchly_check_up": _gauge(check="database|image_store|replica|cache|keys|rate_limit"),
 }
 
 

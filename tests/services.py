@@ -57,10 +57,13 @@ def environment(**variables: str) -> dict[str, str]:
         "RELAY",
         "CACHE",
         "VALKEY_URL",
+        "RATE_LIMIT",
         "WEBHOOK_",
         "METRICS_PORT",
         "SERVER_TIMING",
         "SLOW_STATEMENT",
+        "REQUEST_TIMEOUT",
+        "MAX_REQUESTS",
         "OTEL_",
     )
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}

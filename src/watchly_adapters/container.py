@@ -32,6 +32,7 @@ from watchly_core.ports import (
     MovieQueries,
     PasswordHasher,
     Publisher,
+    RateLimiter,
     Tokens,
     Transactions,
 )
@@ -56,6 +57,7 @@ T = TypeVar("T")
 #: Where this service hears from an image store elsewhere that an upload has arrived.
 NOTIFICATIONS: Final = "/webhooks/cloudinary"
 
+_NO_VALKEY: Final = "VALKEY_URL needs a library: pip install 'watchly[valkey]'"
 _NO_PEOPLE: Final = "accounts need libraries: pip install 'watchly[people]'"
 
 
@@ -67,7 +69,7 @@ def make_database(settings: Settings, watch: Watch | None, metrics: Callable[[],
         return MemoryDatabase()
     if settings.database_url is None:
         raise Misconfigured("DATABASE_URL is not set, and nobody started the embedded database")
-    from watchly_adapters.postgres import PostgresDatabase
+    from watchly_adapters.postgres import Limits, PostgresDatabase
 
     # All workers together stay below the 97 connections that a stock server has for users; each listens on
     # one beside its pool. Two may be held for long, by the turns of the sweeper and of the relay.
@@ -75,6 +77,7 @@ def make_database(settings: Settings, watch: Watch | None, metrics: Callable[[],
         settings.database_url,
         max_size=max(3, min(10, 97 // settings.workers - 1)),
         replica_url=settings.read_database_url,
+        limits=Limits.of_requests(settings.request_timeout.total_seconds()),
         watch=watch,
         on_acquired=None if watch is None else metrics().pools.acquired,
     )
@@ -238,8 +241,35 @@ def make_cache(settings: Settings) -> Cache | None:
     try:
         from watchly_adapters.valkey import ValkeyCache
     except ImportError:
-        raise Misconfigured("VALKEY_URL needs a library: pip install 'watchly[valkey]'") from None
+        raise Misconfigured(_NO_VALKEY) from None
     return ValkeyCache(settings.valkey_url)
+
+
+def make_limiter(settings: Settings, *, patience: float | None = None) -> RateLimiter | None:
+    """What counts requests, if RATE_LIMIT says how many there may be: a Valkey, or else each process.
+
+    `patience` is how many seconds a Valkey has for an answer, where that is not for a request.
+    """
+    if settings.rate_limit is None:
+        return None
+    if settings.valkey_url is None:
+        from watchly_adapters.memory import MemoryRateLimiter
+
+        return MemoryRateLimiter()
+    try:
+        from watchly_adapters.valkey import TIMEOUT, ValkeyRateLimiter
+    except ImportError:
+        raise Misconfigured(_NO_VALKEY) from None
+    return ValkeyRateLimiter(settings.valkey_url, timeout=patience or TIMEOUT)
+
+
+def make_spare_limiter(settings: Settings) -> RateLimiter | None:
+    """What counts requests in this process while a Valkey does not, if that is how they should go on."""
+    if settings.rate_limit is None or settings.rate_limit_fallback != "local":
+        return None
+    from watchly_adapters.memory import MemoryRateLimiter
+
+    return MemoryRateLimiter()
 
 
 def make_cached(
@@ -310,6 +340,8 @@ class Container(containers.DeclarativeContainer):
     )
     cache = providers.Singleton(make_cache, settings)
     cached = providers.Singleton(make_cached, settings, database, cache, metrics.provider)
+    limiter = providers.Singleton(make_limiter, settings)
+    spare_limiter = providers.Singleton(make_spare_limiter, settings)
     #: Over a replica or a cache, which may be a little late: for readers who do not write.
     reading = providers.Singleton(make_reading, catalogue, database, cached)
     gallery = providers.Singleton(

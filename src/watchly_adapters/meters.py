@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from watchly_adapters.counts import Counts, Telling, Times
 from watchly_adapters.watching import Kind
@@ -37,6 +37,11 @@ class PoolFigures(Protocol):
     @property
     def waiting(self) -> int:
         """How many callers wait for one."""
+        ...
+
+    @property
+    def refused(self) -> int:
+        """How many callers were left without one so far."""
         ...
 
 
@@ -82,6 +87,24 @@ class CacheMetrics:
 
     def failed(self) -> None:
         """Count a fault of the shared cache."""
+        self._failures.add()
+
+
+class LimitMetrics:
+    """Counts what goes wrong with the counting of requests."""
+
+    def __init__(self, registry: CollectorRegistry, telling: Telling) -> None:
+        self._failures = Counts(
+            "watchly_rate_limit_failures",
+            "Requests for which what counts them all did not answer.",
+            (),
+            (),
+            registry,
+            telling,
+        )
+
+    def failed(self) -> None:
+        """Count a request that was not counted as it should."""
         self._failures.add()
 
 
@@ -236,6 +259,13 @@ class PoolMetrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self._refused = Counter(
+            "watchly_pool_refused",
+            "Callers who were left without a connection.",
+            ("pool",),
+            registry=registry,
+        )
+        self._refused_before: dict[str, int] = {}
         self._seconds = Times(
             "watchly_pool_acquire_seconds",
             "How long a connection was waited for.",
@@ -255,3 +285,7 @@ class PoolMetrics:
             self._connections.labels(name, "open").set(figures.size)
             self._connections.labels(name, "idle").set(figures.idle)
             self._waiting.labels(name).set(figures.waiting)
+            # That of a replica begins anew when its pool does.
+            before = self._refused_before.get(name, 0)
+            self._refused.labels(name).inc(max(0, figures.refused - before))
+            self._refused_before[name] = figures.refused

@@ -21,7 +21,14 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from watchly_adapters.counts import Telling
-from watchly_adapters.meters import CacheMetrics, PoolFigures, PoolMetrics, RequestMetrics, StepMetrics
+from watchly_adapters.meters import (
+    CacheMetrics,
+    LimitMetrics,
+    PoolFigures,
+    PoolMetrics,
+    RequestMetrics,
+    StepMetrics,
+)
 from watchly_adapters.tallies import is_alone
 from watchly_core.errors import Misconfigured
 from watchly_core.threads import Threads
@@ -46,6 +53,7 @@ class Metrics:
 
     Attributes:
         cache: counts what becomes of reads that a cache may answer.
+        limits: counts requests that were not counted as they should.
         requests: counts requests.
         steps: counts the steps that they take.
         pools: counts how long connections are waited for.
@@ -56,6 +64,7 @@ class Metrics:
         self._telling = Telling()
         self.cache = CacheMetrics(registry, self._telling)
         self.requests = RequestMetrics(registry, self._telling)
+        self.limits = LimitMetrics(registry, self._telling)
         self.steps = StepMetrics(registry, self._telling)
         self.pools = PoolMetrics(registry, self._telling)
         alone = is_alone()

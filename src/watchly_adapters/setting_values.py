@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+from watchly_core.rates import Rate
+
 #: What `DATABASE_URL` says to have the fakes.
 MEMORY: Final = "memory:"
 
@@ -167,6 +169,32 @@ def duration(text: str) -> timedelta:
     if milliseconds > 100 * 366 * 86_400_000:
         raise ValueError("must be at most a hundred years")
     return timedelta(milliseconds=milliseconds)
+
+
+_RATE: Final = re.compile(r"([0-9]{1,9}) ?/ ?(.+)", re.DOTALL)
+_MOST_WINDOW: Final = timedelta(days=1)
+
+
+def rate(text: str) -> Rate | None:
+    """The requests and the time that a text like ``600/1 min`` names."""
+    found = _RATE.fullmatch(text)
+    if found is None or not int(found[1]):
+        raise ValueError("must be a number of requests, a slash and a duration")
+    window = duration(found[2])
+    # Clients are told whole seconds.
+    if window % timedelta(seconds=1) or not timedelta(0) < window <= _MOST_WINDOW:
+        raise ValueError("must have a duration of whole seconds, up to a day")
+    return Rate(int(found[1]), window)
+
+
+_LEAST: Final = timedelta(milliseconds=10)
+
+
+def limit(text: str) -> timedelta:
+    """A time that ends what takes longer."""
+    if (found := duration(text)) < _LEAST:
+        raise ValueError("must be 10 ms at least")
+    return found
 
 
 def _split(text: str, wanted: str) -> SplitResult:

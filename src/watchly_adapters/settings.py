@@ -16,6 +16,7 @@ from watchly_core.catalogue import IMAGE_GRACE
 from watchly_core.errors import Misconfigured
 from watchly_core.gallery import MAX_IMAGE_BYTES
 from watchly_core.people import Permission
+from watchly_core.rates import Rate
 
 T = TypeVar("T")
 
@@ -24,6 +25,9 @@ MEMORY: Final = parse.MEMORY
 #: A part of the API that can be deployed apart from the others.
 Service: TypeAlias = Literal["movies", "images", "people", "changes"]
 SERVICES: Final[frozenset[Service]] = frozenset(get_args(Service))
+
+#: What becomes of requests while the Valkey that counts them does not answer.
+RateLimitFallback: TypeAlias = Literal["local", "allow", "refuse"]
 
 #: How often a service deletes the images that are due.
 SWEEP_INTERVAL: Final = timedelta(seconds=30)
@@ -64,6 +68,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_image_bytes: int = MAX_IMAGE_BYTES
     max_import_bytes: int = 1_000_000_000
     max_page_limit: int = 200
+    max_requests: int = 1_000
+    request_timeout: timedelta = timedelta(seconds=15)
     drain_timeout: timedelta = timedelta(seconds=10)
     image_grace: timedelta = IMAGE_GRACE
     log_retention: timedelta | None = None
@@ -74,6 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache: Literal["off", "local", "shared"] = "off"
     cache_bytes: int = 64_000_000
     valkey_url: str | None = None
+    rate_limit: Rate | None = None
+    rate_limit_fallback: RateLimitFallback = "local"
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     slow_statement: timedelta = SLOW_STATEMENT
@@ -162,6 +170,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         max_image_bytes=given.get("MAX_IMAGE_BYTES", parse.size, MAX_IMAGE_BYTES, "500 MB"),
         max_import_bytes=given.get("MAX_IMPORT_BYTES", parse.size, 1_000_000_000, "1 GB"),
         max_page_limit=given.get("MAX_PAGE_LIMIT", parse.integer(1, 10_000), 200, "200"),
+        max_requests=given.get("MAX_REQUESTS", parse.integer(1, 100_000), 1_000, "1000"),
+        request_timeout=given.get("REQUEST_TIMEOUT", parse.limit, timedelta(seconds=15), "15 s"),
         drain_timeout=given.get("DRAIN_TIMEOUT", parse.duration, timedelta(seconds=10), "10 s"),
         image_grace=given.get("IMAGE_GRACE", parse.duration, IMAGE_GRACE, "30 days"),
         log_retention=given.get("LOG_RETENTION", parse.duration, None, "365 days"),
@@ -172,6 +182,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         cache=_cache(given),
         cache_bytes=given.get("CACHE_BYTES", parse.size, 64_000_000, "64 MB"),
         valkey_url=given.get("VALKEY_URL", parse.valkey_url, None, _VALKEY_EXAMPLE),
+        rate_limit=given.get("RATE_LIMIT", parse.rate, None, "600/1 min"),
+        rate_limit_fallback=msgspec.convert(
+            given.get("RATE_LIMIT_FALLBACK", parse.one_of(*get_args(RateLimitFallback)), "local", "refuse"),
+            RateLimitFallback,
+        ),
         log_format="json"
         if given.get(
             "LOG_FORMAT", parse.one_of("console", "json"), "json" if production else "console", "json"

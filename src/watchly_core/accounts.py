@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET
 
 from watchly_core.clocks import utc_now
+from watchly_core.contention import repeated
 from watchly_core.errors import (
     Fault,
     Invalid,
@@ -72,9 +73,12 @@ class Accounts:
         email, password = _checked(draft.email, draft.password)
         if not actor.may(Permission.MANAGE_PEOPLE):
             await self._throttle.sign_up(address)
-        hashed = await self._hasher.hash(password)
+        return await self._add(email, draft.role, await self._hasher.hash(password))
+
+    @repeated
+    async def _add(self, email: str, role: Role, hashed: str) -> User:
         async with self._transactions() as tx:
-            return await tx.users.add(email, draft.role, hashed, self._clock())
+            return await tx.users.add(email, role, hashed, self._clock())
 
     async def me(self, *, actor: Actor) -> User:
         """The account of whom `actor` is.
@@ -120,6 +124,12 @@ class Accounts:
             None if patch.password is UNSET else patch.password,
         )
         hashed = await self._hasher.hash(password) if password else None
+        if patch.email is not UNSET:
+            patch = msgspec.structs.replace(patch, email=email)
+        return await self._revise(user_id, patch, hashed, version)
+
+    @repeated
+    async def _revise(self, user_id: int, patch: UserPatch, hashed: str | None, version: int | None) -> User:
         async with self._transactions() as tx:
             admins = await tx.users.admins()
             account = await tx.users.get(user_id)
@@ -129,12 +139,13 @@ class Accounts:
             if role is not Role.ADMIN:
                 _require_another(admins, user_id)
             wanted = msgspec.structs.replace(
-                user, email=user.email if patch.email is UNSET else email, role=role
+                user, email=user.email if patch.email is UNSET else patch.email, role=role
             )
             if wanted == user and hashed is None:
                 return user
             return await self._replace(tx, Account(wanted, hashed or account.password_hash), hashed)
 
+    @repeated
     async def remove(self, user_id: int, *, version: int | None = None, actor: Actor = SYSTEM) -> None:
         """Remove a user, with all sessions and API keys.
 
@@ -167,10 +178,13 @@ class Accounts:
             same = await self._hasher.verify(account.password_hash if account else None, spelled)
             if account is None or not same:
                 raise InvalidUser([Fault("wrong_value", "must be the present password", pointer="#/current")])
-        hashed = await self._hasher.hash(password)
+        await self._change_password(user.id, account.password_hash, await self._hasher.hash(password))
+
+    @repeated
+    async def _change_password(self, user_id: int, known: str, hashed: str) -> None:
         async with self._transactions() as tx:
-            held = await tx.users.get(user.id)
-            if held.password_hash != account.password_hash:
+            held = await tx.users.get(user_id)
+            if held.password_hash != known:
                 raise InvalidUser([Fault("wrong_value", "was changed meanwhile", pointer="#/current")])
             await self._replace(tx, Account(held.user, hashed), hashed)
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from watchly_core.clocks import utc_now
+from watchly_core.contention import repeated
 from watchly_core.errors import ApiKeyNotFound, Fault, InvalidApiKey, NotAllowed, NotSignedIn
 from watchly_core.movies import Moment
 from watchly_core.people import SYSTEM, Actor, Permission, Role, User
@@ -104,6 +105,7 @@ class ApiKeys:
         self._transactions = transactions
         self._clock = clock
 
+    @repeated
     async def add(self, draft: ApiKeyDraft, *, actor: Actor = SYSTEM) -> IssuedKey:
         """Make a key of whom `actor` is, which may do no more; those of nobody take an administrator.
 
@@ -129,6 +131,7 @@ class ApiKeys:
             key, secret = _new_key(name, draft.role, actor.user_id, now, draft.expires_at)
             return IssuedKey(await tx.api_keys.add(key), secret)
 
+    @repeated
     async def add_first(self) -> IssuedKey | None:
         """The operator's first key, which may do everything; None if there ever was a key or user."""
         if await self._people.users(0, 1):
@@ -148,6 +151,7 @@ class ApiKeys:
             return own
         return sorted([*own, *await self._people.api_keys(None)], key=lambda key: key.id)
 
+    @repeated
     async def revoke(self, key_id: int, *, actor: Actor = SYSTEM) -> None:
         """Make a key good for nothing, one's own or, for administrators, anybody's; a user's key only itself.
 
@@ -180,6 +184,7 @@ class ApiKeys:
             raise NotSignedIn("the API key is not good, or not any more")
         return found
 
+    @repeated
     async def note_use(self, key: ApiKey) -> None:
         """Note that a key was used now."""
         async with self._transactions() as tx:

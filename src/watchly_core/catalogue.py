@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from watchly_core.clocks import utc_now
+from watchly_core.contention import repeated
 from watchly_core.errors import Fault, InvalidMovie, MovieNotFound, VersionConflict
 from watchly_core.events import Change, ChangeQuery, Changes, Event, MovieAdded, MovieRemoved, MovieRevised
 from watchly_core.expiry import drop_all
@@ -24,6 +25,7 @@ from watchly_core.movies import (
     MoviePatch,
     client_fields,
     drafted,
+    next_time,
     patched,
 )
 from watchly_core.people import SYSTEM, Actor, Permission
@@ -190,9 +192,13 @@ class Catalogue:
         checked = drafted(draft)
         if receipt is NO_RECEIPT:
             return await self._writes.add(checked, actor)
+        return await self._add(checked, actor, receipt)
+
+    @repeated
+    async def _add(self, draft: MovieDraft, actor: Actor, receipt: Receipt[Movie]) -> Movie:
         async with self._transactions() as tx:
             await receipt.claim(tx)
-            movie = await tx.movies.add(checked, self._clock())
+            movie = await tx.movies.add(draft, self._clock())
             await tx.events.append(added(movie, actor, current_trace()))
             await receipt.keep(tx, movie)
         return movie
@@ -221,6 +227,7 @@ class Catalogue:
         """
         return await self._write(movie_id, lambda movie: patched(movie, patch), version, actor)
 
+    @repeated
     async def remove(
         self, movie_id: int, *, version: int | None = None, purge: bool = False, actor: Actor = SYSTEM
     ) -> None:
@@ -239,7 +246,9 @@ class Catalogue:
             due_at = now if purge else now + self._grace
             await discard_images(tx, movie_id, due_at, purge=purge, tickets=purge)
             await tx.events.append(
-                MovieRemoved(movie_id, movie.version + 1, now, actor.name, movie, current_trace())
+                MovieRemoved(
+                    movie_id, movie.version + 1, next_time(movie, now), actor.name, movie, current_trace()
+                )
             )
 
     async def revert(
@@ -274,6 +283,7 @@ class Catalogue:
                     raise
                 taken = conflict.current
 
+    @repeated
     async def _revert(
         self, movie_id: int, to: int, version: int | None, actor: Actor, receipt: Receipt[Reverted]
     ) -> Reverted:
@@ -291,6 +301,8 @@ class Catalogue:
             if version is not None and version != last:
                 raise VersionConflict(movie_id, version, last)
             now = self._clock()
+            # A removal is no version of the movie, and its time is its own.
+            at = max(next_time(current or old, now), newest.at if newest else now)
             image = await recall_image(tx, movie_id, old.image, now + self._grace)
             lost = old.image is not None and image is None
             wanted = msgspec.structs.replace(
@@ -298,12 +310,12 @@ class Catalogue:
                 image=image,
                 image_url=None if lost else old.image_url,
                 version=last + 1,
-                updated_at=now,
+                updated_at=at,
             )
             if current is None:
                 await tx.movies.restore(wanted)
                 await tx.events.append(
-                    MovieAdded(movie_id, wanted.version, now, actor.name, wanted, current_trace())
+                    MovieAdded(movie_id, wanted.version, at, actor.name, wanted, current_trace())
                 )
             elif same_content(current, wanted):
                 wanted = current
@@ -311,7 +323,7 @@ class Catalogue:
                 wanted = msgspec.structs.replace(wanted, created_at=current.created_at)
                 await tx.movies.replace(wanted)
                 await tx.events.append(
-                    MovieRevised(movie_id, wanted.version, now, actor.name, wanted, current_trace())
+                    MovieRevised(movie_id, wanted.version, at, actor.name, wanted, current_trace())
                 )
             reverted = Reverted(present(wanted, self._store), lost)
             await receipt.keep(tx, reverted)
@@ -354,6 +366,7 @@ class Catalogue:
             await receipt.settle(self._transactions, report)
             return report
         async with self._transactions() as tx, aclosing(ahead(draft_batches(rows, tally))) as batches:
+            await tx.take_time()
             await receipt.claim(tx)
             async for batch in batches:
                 if tally.rejected_total and not skip_invalid:

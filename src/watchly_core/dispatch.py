@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
+from watchly_core.contention import repeated
 from watchly_core.errors import TargetNotFound
 from watchly_core.messages import Target
 from watchly_core.ports import ChangeSignal, Publisher, Transactions
@@ -62,12 +63,9 @@ class Dispatch:
         tasks: dict[str, asyncio.Task[None]] = {}
         stopped = asyncio.create_task(_wait(stop))
         try:
-            async with self._transactions() as tx:
-                for name in self.brokers:
-                    await tx.relays.add(Target(name))
+            await self._note_brokers()
             while not stop.is_set():
-                async with self._transactions() as tx:
-                    targets = {target.name: target for target in await tx.relays.targets()}
+                targets = {target.name: target for target in await self._targets()}
                 await cancelled(*(task for name, task in tasks.items() if name not in targets))
                 for name, target in targets.items():
                     if name not in tasks and (publisher := self._publisher(target)):
@@ -83,6 +81,17 @@ class Dispatch:
             await cancelled(stopped, *tasks.values())
             # Retrieved, or asyncio would log them as lost: the first one tells enough.
             await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+    @repeated
+    async def _note_brokers(self) -> None:
+        async with self._transactions() as tx:
+            for name in self.brokers:
+                await tx.relays.add(Target(name))
+
+    @repeated
+    async def _targets(self) -> Sequence[Target]:
+        async with self._transactions() as tx:
+            return await tx.relays.targets()
 
     def _publisher(self, target: Target) -> Publisher | None:
         """What tells a target; None for a broker that is not configured any more."""

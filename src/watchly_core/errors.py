@@ -42,6 +42,7 @@
     ├── Unavailable              a dependency did not answer; the same call may succeed later
     │   ├── Overloaded           it answered, that it has too much to do
     │   └── Undone               it answered, that it has undone what it was asked for
+    │       └── Contended        because something else was in the way: it may be asked again at once
     └── Misconfigured            a setting or the environment is wrong; trying again will not help
 
 Adapters translate the errors of their libraries into these once, at their edge.
@@ -370,6 +371,13 @@ class Overloaded(Unavailable):
 
 class Undone(Unavailable):
     """A dependency has undone a write for a reason of its own: it took no effect."""
+
+
+class Contended(Undone):
+    """A write was undone because another one was in its way: a deadlock, or an order that could not be.
+
+    Use cases begin anew by themselves (see `contention`), and raise it only when that did not help.
+    """
 
 
 class Misconfigured(WatchlyError):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
+from watchly_core.contention import repeated
+
 if TYPE_CHECKING:
     from watchly_core.ports import Clock, PeopleQueries, Transaction, Transactions
 
@@ -19,13 +21,19 @@ async def drop_all(transactions: Transactions, drop: Callable[[Transaction, int]
     """
     total = 0
     while True:
-        async with transactions() as tx:
-            dropped = await drop(tx, _BATCH)
+        dropped = await _drop_some(transactions, drop)
         total += dropped
         if dropped < _BATCH:
             return total
 
 
+@repeated
+async def _drop_some(transactions: Transactions, drop: Callable[[Transaction, int], Awaitable[int]]) -> int:
+    async with transactions() as tx:
+        return await drop(tx, _BATCH)
+
+
+@repeated
 async def expire_signing_keys(people: PeopleQueries, transactions: Transactions, clock: Clock) -> int:
     """Drop the signing keys by which nothing is signed that is good still; how many those were."""
     now = clock()

@@ -14,6 +14,7 @@ from watchly_core.catalogue import (
     require_version,
 )
 from watchly_core.clocks import utc_now
+from watchly_core.contention import repeated
 from watchly_core.errors import (
     ImageNotFound,
     ImageTooLarge,
@@ -25,7 +26,7 @@ from watchly_core.events import ImageDetached
 from watchly_core.image_records import discard_images
 from watchly_core.images import Image, Rendition, claimed_format, new_key
 from watchly_core.journey import NO_MOVIE, PENDING_FOR, SWEPT, Journey
-from watchly_core.movies import Members, Movie, MovieDraft, drafted
+from watchly_core.movies import Members, Movie, MovieDraft, drafted, next_time
 from watchly_core.people import SYSTEM, Actor, Permission
 from watchly_core.ports import (
     Clock,
@@ -117,7 +118,12 @@ class Gallery:
         actor.require(Permission.WRITE)
         claimed = None if media_type is None else claimed_format(media_type)
         await self._queries.get(movie_id)
-        async with self._kept(content, claimed, movie_id, version) as image, self._transactions() as tx:
+        async with self._kept(content, claimed, movie_id, version) as image:
+            return await self._show(movie_id, image, version, actor)
+
+    @repeated
+    async def _show(self, movie_id: int, image: Image, version: int | None, actor: Actor) -> Movie:
+        async with self._transactions() as tx:
             movie = await tx.movies.get(movie_id)
             require_version(movie, version)
             return await self._journey.show(tx, movie, image, actor)
@@ -143,14 +149,20 @@ class Gallery:
         checked = drafted(draft)
         await receipt.look(self._transactions)
         # The key is claimed when the image is in the store: a slow one must hold no transaction open.
-        async with self._kept(content, claimed, NO_MOVIE) as image, self._transactions() as tx:
+        async with self._kept(content, claimed, NO_MOVIE) as image:
+            return await self._add(checked, image, actor, receipt)
+
+    @repeated
+    async def _add(self, draft: MovieDraft, image: Image, actor: Actor, receipt: Receipt[Movie]) -> Movie:
+        async with self._transactions() as tx:
             await receipt.claim(tx)
-            movie = await tx.movies.add(checked, self._clock())
+            movie = await tx.movies.add(draft, self._clock())
             await tx.events.append(added(movie, actor, current_trace()))
             shown = await self._journey.show(tx, movie, image, actor)
             await receipt.keep(tx, shown)
             return shown
 
+    @repeated
     async def detach(
         self, movie_id: int, *, version: int | None = None, purge: bool = False, actor: Actor = SYSTEM
     ) -> None:
@@ -168,13 +180,14 @@ class Gallery:
                 raise ImageNotFound(f"movie {movie_id} has no image")
             require_version(movie, version)
             now = self._clock()
+            at = next_time(movie, now)
             bare = msgspec.structs.replace(
-                movie, image=None, image_url=None, version=movie.version + 1, updated_at=now
+                movie, image=None, image_url=None, version=movie.version + 1, updated_at=at
             )
             await tx.movies.replace(bare)
             await discard_images(tx, movie_id, now if purge else now + self._grace, purge=purge)
             await tx.events.append(
-                ImageDetached(movie_id, bare.version, now, actor.name, bare, current_trace())
+                ImageDetached(movie_id, bare.version, at, actor.name, bare, current_trace())
             )
 
     @asynccontextmanager

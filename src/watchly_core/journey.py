@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from watchly_core.catalogue import present
+from watchly_core.contention import repeated
 from watchly_core.errors import (
     IllegalTransition,
     ImageNotFound,
@@ -23,7 +24,7 @@ from watchly_core.errors import (
 from watchly_core.events import ImageAttached
 from watchly_core.image_records import discard_images
 from watchly_core.images import MAX_PIXELS, Image, ImageRecord, ImageState, require_same
-from watchly_core.movies import Movie
+from watchly_core.movies import Movie, next_time
 from watchly_core.people import Actor
 from watchly_core.ports import Clock, ImageInspector, ImageStore, Transaction, Transactions
 from watchly_core.spools import Spool
@@ -77,6 +78,7 @@ class Journey:
         await self._inspector.decode(spool.file)
         return Image(key, measured.width, measured.height, measured.format, size)
 
+    @repeated
     async def note(self, image: Image, movie_id: int, due_at: datetime) -> None:
         """Note that `image` may arrive in the store; if nothing comes of it, it is due then."""
         async with self._transactions() as tx:
@@ -94,6 +96,7 @@ class Journey:
             await self.give_up(image.key)
             raise
 
+    @repeated
     async def resize(self, image: Image) -> None:
         """Note that what was uploaded has another size since it was cleaned.
 
@@ -113,46 +116,52 @@ class Journey:
             ImageNotFound: the sweeper has given it up.
         """
         now = self._clock()
+        at = next_time(movie, now)
         shown = msgspec.structs.replace(
             movie,
             image=image,
             # For whoever reads the table without Watchly; Watchly itself asks the store each time.
             image_url=self._store.url(image.key),
             version=movie.version + 1,
-            updated_at=now,
+            updated_at=at,
         )
         await discard_images(tx, movie.id, now + self._grace, purge=False)
         record = await tx.images.get(image.key)
         attached = record.moved(ImageState.ATTACHED, due_at=None)
         await tx.images.replace(msgspec.structs.replace(attached, image=image, movie_id=movie.id))
         await tx.movies.replace(shown)
-        await tx.events.append(
-            ImageAttached(movie.id, shown.version, now, actor.name, shown, current_trace())
-        )
+        await tx.events.append(ImageAttached(movie.id, shown.version, at, actor.name, shown, current_trace()))
         return present(shown, self._store)
 
     async def give_up(self, key: str) -> bool:
         """Discard what is pending, if it still is; whatever fails here, the record stays for the sweeper."""
         with suppress(WatchlyError):
-            async with self._transactions() as tx:
-                record = await tx.images.get(key)
-                pending = record.state is ImageState.PENDING
-                if pending:
-                    await tx.images.replace(record.moved(ImageState.DISCARDED, due_at=self._clock()))
-            return pending
+            return await self._discard(key)
         return False
+
+    @repeated
+    async def _discard(self, key: str) -> bool:
+        async with self._transactions() as tx:
+            record = await tx.images.get(key)
+            pending = record.state is ImageState.PENDING
+            if pending:
+                await tx.images.replace(record.moved(ImageState.DISCARDED, due_at=self._clock()))
+        return pending
 
     async def take_back(self, key: str) -> None:
         """Drop what was sent under a key that the sweeper gave up, perhaps before the store had the file."""
         with suppress(WatchlyError):
-            async with self._transactions() as tx:
-                try:
-                    swept = (await tx.images.get(key)).state is ImageState.DELETING
-                except ImageNotFound:
-                    swept = True
             # What is in any other state somebody else was faster to show.
-            if swept:
+            if await self._swept(key):
                 await self.drop(key)
+
+    @repeated
+    async def _swept(self, key: str) -> bool:
+        async with self._transactions() as tx:
+            try:
+                return (await tx.images.get(key)).state is ImageState.DELETING
+            except ImageNotFound:
+                return True
 
     async def drop(self, key: str) -> None:
         """Drop what was sent under a key that nobody will show; what fails is left for the sweeper."""

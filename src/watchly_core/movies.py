@@ -90,6 +90,14 @@ def created(movie_id: int, draft: MovieDraft, at: datetime) -> Movie:
     )
 
 
+def next_time(movie: Movie, now: datetime) -> datetime:
+    """When a version of `movie` is made that follows this one: now, but not before it.
+
+    The clock of the machine that made this one may be fast.
+    """
+    return now if movie.updated_at is None else max(now, movie.updated_at)
+
+
 #: What clients write; every other field of Movie is set by the catalogue.
 CLIENT_FIELDS: Final = MovieDraft.__struct_fields__
 _CLIENT_FIELDS: Final = frozenset(CLIENT_FIELDS)

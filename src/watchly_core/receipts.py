@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import msgspec
 
+from watchly_core.contention import repeated
 from watchly_core.errors import KeyReused, Replayed, RequestInProgress
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class KeyedReceipt(Receipt[T_contra]):
     def __init__(self, claim: Claim, render: Callable[[T_contra], KeptReply], clock: Clock) -> None:
         self._claim, self._render, self._clock = claim, render, clock
 
+    @repeated
     async def look(self, transactions: Transactions) -> None:
         """See `Receipt`."""
         async with transactions() as tx:
@@ -95,6 +97,7 @@ class KeyedReceipt(Receipt[T_contra]):
         """See `Receipt`."""
         await tx.receipts.keep(self._claim, self._render(result), self._clock() + RECEIPT_FOR)
 
+    @repeated
     async def settle(self, transactions: Transactions, result: T_contra) -> None:
         """See `Receipt`."""
         async with transactions() as tx:

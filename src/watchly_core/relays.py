@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -24,6 +25,7 @@ import msgspec
 
 from watchly_core.catalogue import Catalogue
 from watchly_core.clocks import utc_now
+from watchly_core.contention import repeated
 from watchly_core.errors import (
     ChangesGone,
     Overloaded,
@@ -115,13 +117,9 @@ class Relay:
             TargetNotFound: the target was removed.
             RelaySuperseded: another relay is at it.
         """
-        async with self._transactions() as tx:
-            target = await tx.relays.get(name)
-            now = self._clock()
-            if target.due_at is not None and target.due_at > now:
-                return Round(down=True, wait=_seconds(target.due_at - now))
-            due = await tx.relays.due(name, now, _BATCH)
-            heads = await tx.relays.heads(name)
+        target, now, due, heads = await self._look(name)
+        if target.due_at is not None and target.due_at > now:
+            return Round(down=True, wait=_seconds(target.due_at - now))
         try:
             # Where letters are due, that is enough: a target that is slow is not to gather ever more of them.
             limit = max(1, _BATCH - len(due))
@@ -138,29 +136,43 @@ class Relay:
                 return await self._hold(target, post, since, now)
         return await self._settle(target, changes.next_after, post, heads, now)
 
+    @repeated
+    async def _look(self, name: str) -> tuple[Target, datetime, Sequence[Letter], Mapping[int, datetime]]:
+        """A target, when it was looked at, and unless it is down its letters, which are due or will be."""
+        async with self._transactions() as tx:
+            target = await tx.relays.get(name)
+            now = self._clock()
+            if target.due_at is not None and target.due_at > now:
+                return target, now, (), {}
+            return target, now, await tx.relays.due(name, now, _BATCH), await tx.relays.heads(name)
+
     async def revive(self) -> int:
         """Make all dead letters due again, as if they had never been tried; how many.
 
         They come later than what their movies' versions were since.
         """
+        return sum([await self._revive(target.name) for target in await self._targets()])
+
+    @repeated
+    async def _targets(self) -> Sequence[Target]:
         async with self._transactions() as tx:
-            targets = await tx.relays.targets()
-        return sum([await self._revive(target.name) for target in targets])
+            return await tx.relays.targets()
 
     async def _revive(self, name: str) -> int:
         revived = seq = 0
-        while True:
-            async with self._transactions() as tx:
-                try:
-                    await tx.relays.get(name)
-                except TargetNotFound:
-                    return revived
-                letters = await tx.relays.dead(name, _BATCH, after=seq)
-                now = self._clock()
-                await tx.relays.keep(name, *(Letter(letter.message, now) for letter in letters))
-            if not letters:
-                return revived
-            revived, seq = revived + len(letters), letters[-1].message.seq
+        with suppress(TargetNotFound):
+            while letters := await self._revive_some(name, seq):
+                revived, seq = revived + len(letters), letters[-1].message.seq
+        return revived
+
+    @repeated
+    async def _revive_some(self, name: str, after: int) -> Sequence[Letter]:
+        async with self._transactions() as tx:
+            await tx.relays.get(name)
+            letters = await tx.relays.dead(name, _BATCH, after=after)
+            now = self._clock()
+            await tx.relays.keep(name, *(Letter(letter.message, now) for letter in letters))
+        return letters
 
     async def _skip(self, target: Target, gone: ChangesGone) -> Round:
         """Go on behind changes that were pruned before the target was told of them."""
@@ -211,6 +223,7 @@ class Relay:
         dead = sum(letter.due_at is None for letter in known)
         return Round(0, len(tried) - dead, dead, held.reason, down=down, wait=_seconds(pause))
 
+    @repeated
     async def _store(
         self, target: Target, moved: Target, *, keep: Sequence[Letter] = (), drop: Sequence[int] = ()
     ) -> None:

@@ -17,13 +17,15 @@ import hmac
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from watchly_core.clocks import utc_now
-from watchly_core.errors import InvalidUser, NotSignedIn, UserNotFound
+from watchly_core.contention import repeated
+from watchly_core.errors import InvalidUser, NotSignedIn, Unavailable, UserNotFound
 from watchly_core.passwords import same_spelling
 from watchly_core.people import Account, User, email_of
 from watchly_core.tokens import ACCESS_FOR, Claims
@@ -129,7 +131,10 @@ class Sessions:
         rehashed = None
         if self._hasher.outdated(account.password_hash):
             rehashed = await self._hasher.hash(spelled)
-        sign = await self._keys.signer()
+        return await self._begin(account, rehashed, await self._keys.signer())
+
+    @repeated
+    async def _begin(self, account: Account, rehashed: str | None, sign: Callable[[Claims], str]) -> SignedIn:
         async with self._transactions() as tx:
             user = await self._present_user(tx, account, rehashed)
             now = self._clock()
@@ -149,13 +154,25 @@ class Sessions:
         handle, secret = _digests(token)
         # Before: once the token is replaced, nothing may keep the next one from its owner.
         sign = await self._keys.signer()
+        session, signed_in, refusal = await self._rotate(token, handle, secret, came, sign)
+        if signed_in is None:
+            raise NotSignedIn(refusal)
+        with suppress(Unavailable):
+            await self._settle(session)
+        return signed_in
+
+    @repeated
+    async def _rotate(
+        self, token: str, handle: bytes, secret: bytes, came: datetime, sign: Callable[[Claims], str]
+    ) -> tuple[Session, SignedIn | None, str]:
+        """The session as it is from now on, and what its owner gets, or why they get nothing."""
+        signed_in, refusal = None, _REFUSED
         async with self._transactions() as tx:
             found = await tx.sessions.get(handle)
             if found is None:
                 raise NotSignedIn(_REFUSED)
             session, user = found
             now = self._clock()
-            signed_in, refusal = None, _REFUSED
             if not hmac.compare_digest(session.secret, secret):
                 if came <= session.rotated_at:
                     refusal = "the refresh token is in use by another request"
@@ -172,21 +189,23 @@ class Sessions:
                 )
                 await tx.sessions.replace(session)
                 signed_in = self._signed_in(sign, session, user, token)
-        if signed_in is None:
-            raise NotSignedIn(refusal)
-        await self._settle(session)
-        return signed_in
+        return session, signed_in, refusal
 
     async def _settle(self, session: Session) -> None:
         """Wait until nobody comes any more who cannot know of the present token."""
         while True:
             await asyncio.sleep(SETTLING.total_seconds())
-            async with self._transactions() as tx:
-                found = await tx.sessions.get(session.handle)
+            found = await self._find(session.handle)
             if found is None or found[0].rotated_at == session.rotated_at:
                 return
             session = found[0]
 
+    @repeated
+    async def _find(self, handle: bytes) -> tuple[Session, User] | None:
+        async with self._transactions() as tx:
+            return await tx.sessions.get(handle)
+
+    @repeated
     async def sign_out(self, token: str) -> None:
         """End the session of a refresh token, be it an old one; where there is none, it has ended."""
         try:

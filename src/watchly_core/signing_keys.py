@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from watchly_core.clocks import utc_now
+from watchly_core.contention import repeated
 from watchly_core.errors import NotSignedIn
 from watchly_core.tokens import MOST_ACCESS, Claims
 
@@ -107,6 +108,7 @@ class SigningKeys:
         found = await self._people.signing_keys()
         return sum(map(self._tokens.opens, found)), len(found)
 
+    @repeated
     async def rotate(self, *, at_once: bool = False) -> SigningKey:
         """Let a new key sign; what the old ones signed stays good until it ends by itself.
 
@@ -129,6 +131,7 @@ class SigningKeys:
         self._read_at = float("-inf")
         return key
 
+    @repeated
     async def _present(self) -> SigningKey:
         """The key that signs now; the first one is made when it is needed."""
         key = self._signing(await self._keys(_FRESH))

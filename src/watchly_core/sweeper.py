@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from watchly_core.contention import repeated
 from watchly_core.errors import ImageNotFound, Unavailable, WatchlyError
 from watchly_core.images import ImageRecord, ImageState
 from watchly_core.ports import Clock, ImageStore, Transactions
@@ -73,14 +74,18 @@ class Sweeper:
     async def revive(self) -> int:
         """Make the images that were given up due again, as if they had never been tried; how many."""
         revived = 0
-        while True:
-            async with self._transactions() as tx:
-                records = await tx.images.dead(_BATCH)
-                for record in records:
-                    await tx.images.replace(record.moved(ImageState.DELETING, due_at=self._clock()))
-            if not records:
-                return revived
-            revived += len(records)
+        while count := await self._revive():
+            revived += count
+        return revived
+
+    @repeated
+    async def _revive(self) -> int:
+        """Make some of them due; how many."""
+        async with self._transactions() as tx:
+            records = await tx.images.dead(_BATCH)
+            for record in records:
+                await tx.images.replace(record.moved(ImageState.DELETING, due_at=self._clock()))
+        return len(records)
 
     async def _drop(self, records: Sequence[ImageRecord]) -> Mapping[str, WatchlyError]:
         """Delete images and forget them; what went wrong, by key."""
@@ -92,12 +97,16 @@ class Sweeper:
         }
         gone = [key for key in keys if key not in errors]
         try:
-            async with self._transactions() as tx:
-                for key in sorted(gone):  # in the order in which writers lock the images of a movie
-                    await tx.images.remove(key)
+            await self._forget(gone)
         except WatchlyError as error:
             errors |= dict.fromkeys(gone, error)
         return errors
+
+    @repeated
+    async def _forget(self, keys: Sequence[str]) -> None:
+        async with self._transactions() as tx:
+            for key in sorted(keys):  # in the order in which writers lock the images of a movie
+                await tx.images.remove(key)
 
     async def _delete(self, key: str) -> WatchlyError | None:
         try:
@@ -106,6 +115,7 @@ class Sweeper:
             return error
         return None
 
+    @repeated
     async def _claim(self, limit: int) -> list[ImageRecord]:
         """Take records that are due out of everybody's reach, each until its next try is due."""
         claimed: list[ImageRecord] = []
@@ -123,6 +133,7 @@ class Sweeper:
                 claimed.append(taken)
         return claimed
 
+    @repeated
     async def _bury(self, records: Sequence[ImageRecord]) -> int:
         """Give up those that failed too often; how many."""
         worn = sorted(

@@ -18,10 +18,11 @@ from math import ceil
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from watchly_core.clocks import utc_now
+from watchly_core.contention import repeated
 from watchly_core.errors import Overloaded, TooManyAttempts
 
 if TYPE_CHECKING:
-    from watchly_core.ports import Clock, Transaction, Transactions
+    from watchly_core.ports import Clock, Transactions
 
 #: How long attempts count.
 WINDOW: Final = timedelta(minutes=15)
@@ -76,14 +77,8 @@ class Throttle:
         """
         counted = [bucket for bucket, _ in _limits(email, address, known=True)]
         remembered = _bucket("known", email, address)
-        async with self._turn(counted) as (tx, now):
-            known = await tx.throttles.find(remembered, now)
-            limits = _limits(email, address, known=known)
-            for bucket, limit in limits:
-                again = await tx.throttles.take(bucket, limit, now, now + WINDOW)
-                if again is not None:
-                    raise self._refused(bucket, again, now)
-        taken = [bucket for bucket, _ in limits]
+        async with self._turn(counted):
+            taken, known = await self._take(email, address, remembered)
         try:
             yield
         except Overloaded:
@@ -91,6 +86,20 @@ class Throttle:
             raise
         await self._give_back(taken, None if known else remembered)
 
+    @repeated
+    async def _take(self, email: str, address: str, remembered: str) -> tuple[Sequence[str], bool]:
+        """Count an attempt: where that was, and whether its address is known."""
+        now = self._clock()
+        async with self._transactions() as tx:
+            known = await tx.throttles.find(remembered, now)
+            limits = _limits(email, address, known=known)
+            for bucket, limit in limits:
+                again = await tx.throttles.take(bucket, limit, now, now + WINDOW)
+                if again is not None:
+                    raise self._refused(bucket, again, now)
+        return [bucket for bucket, _ in limits], known
+
+    @repeated
     async def _give_back(self, taken: Sequence[str], remembered: str | None = None) -> None:
         """Give back what an attempt took, and remember its address if it is not yet."""
         now = self._clock()
@@ -107,14 +116,20 @@ class Throttle:
             TooManyAttempts: there were too many.
         """
         bucket = _bucket("sign-up", address)
-        async with self._turn([bucket]) as (tx, now):
+        async with self._turn([bucket]):
+            await self._take_sign_up(bucket)
+
+    @repeated
+    async def _take_sign_up(self, bucket: str) -> None:
+        now = self._clock()
+        async with self._transactions() as tx:
             again = await tx.throttles.take(bucket, SIGN_UPS, now, now + SIGN_UP_WINDOW)
             if again is not None:
                 raise self._refused(bucket, again, now)
 
     @asynccontextmanager
-    async def _turn(self, buckets: Sequence[str]) -> AsyncIterator[tuple[Transaction, datetime]]:
-        """A transaction in which to count, and its time, unless one of `buckets` refused a moment ago."""
+    async def _turn(self, buckets: Sequence[str]) -> AsyncIterator[None]:
+        """A turn to count, unless one of `buckets` refused a moment ago."""
         try:
             async with asyncio.timeout(_PATIENCE):
                 await self._turns.acquire()
@@ -126,8 +141,7 @@ class Throttle:
                 held = self._refusals.get(bucket)
                 if held is not None and held.at <= now < min(held.at + _HOLDS_FOR, held.again):
                     raise _refusal(held.again, now)
-            async with self._transactions() as tx:
-                yield tx, now
+            yield
         finally:
             self._turns.release()
 

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from watchly_core.catalogue import present, require_version
+from watchly_core.contention import repeated
 from watchly_core.errors import (
     IllegalTransition,
     ImageNotFound,
@@ -114,13 +115,16 @@ class DirectUploads:
         expires_at = (self._clock() + TICKET_FOR).replace(microsecond=0)
         ticket = self._store.ticket(image.key, image, expires_at)
         due_at = expires_at + PENDING_FOR
+        record = ImageRecord(image, ImageState.PENDING, movie_id, due_at, open_until=expires_at)
+        await self._note(record, ticket, receipt)
+        return ticket
+
+    @repeated
+    async def _note(self, record: ImageRecord, ticket: Ticket, receipt: Receipt[Ticket]) -> None:
         async with self._transactions() as tx:
             await receipt.claim(tx)
-            await tx.images.add(
-                ImageRecord(image, ImageState.PENDING, movie_id, due_at, open_until=expires_at)
-            )
+            await tx.images.add(record)
             await receipt.keep(tx, ticket)
-        return ticket
 
     async def receive(  # noqa: PLR0913 - what a request says, each with its name
         self,
@@ -283,6 +287,7 @@ class DirectUploads:
             raise UploadConflict(0, "nothing has arrived by this ticket yet")
         return _allowed(stored, record.image, self._max_bytes)
 
+    @repeated
     async def _show(
         self,
         image: Image,
@@ -316,6 +321,7 @@ class DirectUploads:
         _require_pending(record)
         return record
 
+    @repeated
     async def _find(self, key: str) -> ImageRecord:
         async with self._transactions() as tx:
             record = await tx.images.get(key)

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from watchly_core.catalogue import Catalogue
+from watchly_core.contention import repeated
 from watchly_core.errors import Fault, InvalidTarget, TargetNotFound
 from watchly_core.messages import LetterCount, Target
 from watchly_core.ports import Transactions
@@ -66,10 +67,15 @@ class Webhooks:
         position = 0 if everything else await self._catalogue.last_change()
         while True:
             target = Target(f"webhook-{secrets.token_hex(4)}", url, secret, position)
-            async with self._transactions() as tx:
-                if await tx.relays.add(target):
-                    return target
+            if await self._add(target):
+                return target
 
+    @repeated
+    async def _add(self, target: Target) -> bool:
+        async with self._transactions() as tx:
+            return await tx.relays.add(target)
+
+    @repeated
     async def listed(self) -> Sequence[Webhook]:
         """All webhooks by name."""
         async with self._transactions() as tx:
@@ -79,6 +85,7 @@ class Webhooks:
                 if target.url is not None
             ]
 
+    @repeated
     async def remove(self, name: str) -> None:
         """Forget a webhook and its letters.
 

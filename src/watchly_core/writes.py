@@ -7,9 +7,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from watchly_core.clocks import utc_now
+from watchly_core.contention import repeated
 from watchly_core.errors import Unavailable, Undone, WatchlyError
 from watchly_core.events import MovieAdded, MovieRevised
 from watchly_core.merging import Merging
+from watchly_core.movies import next_time
 from watchly_core.traces import current_trace
 
 if TYPE_CHECKING:
@@ -145,26 +147,29 @@ class Writes:
                 continue
             # What another one of these made of it comes first.
             stored = revised.get(one.movie_id) or free.get(one.movie_id)
-            answer = _revise(one, stored, now)
+            at = now if stored is None else next_time(stored, now)
+            answer = _revise(one, stored, at)
             answers.append(answer)
             if answer is not stored and not isinstance(answer, Exception):
                 revised[one.movie_id] = answer
-                events.append(_revised(answer, now, one))
+                events.append(_revised(answer, at, one))
         await _replace(tx, list(revised.values()))
         await tx.events.append(*events)
         return answers
 
+    @repeated
     async def _apart(self, asked: _Asked) -> Movie:
         async with self._transactions() as tx:
             if isinstance(asked, _Addition):
                 movie = await tx.movies.add(asked.draft, self._clock())
                 await tx.events.append(added(movie, asked.actor, asked.trace))
                 return movie
-            stored, now = await tx.movies.get(asked.movie_id), self._clock()
-            movie = asked.revise(stored, now)
+            stored = await tx.movies.get(asked.movie_id)
+            at = next_time(stored, self._clock())
+            movie = asked.revise(stored, at)
             if movie is not stored:
                 await tx.movies.replace(movie)
-                await tx.events.append(_revised(movie, now, asked))
+                await tx.events.append(_revised(movie, at, asked))
             return movie
 
 

@@ -30,8 +30,8 @@ _WITH_PORT: Final = re.compile(r"\[(?P<six>[^]]*)\](?::[0-9]*)?|(?P<four>[0-9.]+
 
 def client_address(request: Request, trusted_proxies: tuple[str, ...]) -> str:
     """The address of the client, by which it is counted: that of `address_of`."""
-    if not trusted_proxies and "x-forwarded-for" in request.headers:
-        _warn_of_proxy()
+    if not trusted_proxies:
+        warn_of_proxy(request.scope)
     return address_of(request.scope, trusted_proxies)
 
 
@@ -70,12 +70,19 @@ def _address(peer: str, forwarded: str, trusted_proxies: tuple[str, ...]) -> str
 _remembered: Final = lru_cache(1_024)(_address)
 
 
-@cache
-def _warn_of_proxy() -> None:
+def warn_of_proxy(scope: Scope) -> None:
     """Say, once in each worker, that behind a proxy which is not named all the world is one address."""
+    for name, _ in scope["headers"]:
+        if name == b"x-forwarded-for":
+            _warn()
+            return
+
+
+@cache
+def _warn() -> None:
     _log.warning(
-        "a request came with X-Forwarded-For, in which nobody is believed: attempts to sign in are counted by"
-        " who connects; if that is a proxy, name it, for example by TRUSTED_PROXIES=127.0.0.1"
+        "a request came with X-Forwarded-For, in which nobody is believed: requests, and attempts to sign in,"
+        " are counted by who connects; if that is a proxy, name it, for example by TRUSTED_PROXIES=127.0.0.1"
     )
 
 

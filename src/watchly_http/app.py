@@ -18,17 +18,20 @@ from watchly_adapters.container import Container, show_backlog
 from watchly_adapters.settings import Settings
 from watchly_http.authorization import admission
 from watchly_http.direct import Direct
+from watchly_http.feed import Feed
 from watchly_http.fetching import fetching
-from watchly_http.front import Front, host_check
+from watchly_http.front import Bounds, Front, host_check
 from watchly_http.health import HealthController, Readiness, checks_of
+from watchly_http.limits import Limits, is_counted
 from watchly_http.metrics import MetricsController
 from watchly_http.openapi import document
-from watchly_http.ops import DocumentationController, ProblemController
-from watchly_http.origins import page_check, trusted_origins
+from watchly_http.ops import PAGE_POLICY, DocumentationController, ProblemController
+from watchly_http.origins import Sharing, page_check, sharing, trusted_origins
 from watchly_http.problems import KINDS, Problem, reply_to_error
+from watchly_http.protections import protections
 from watchly_http.relaying import relaying
 from watchly_http.requests import Check, Request
-from watchly_http.running import caching, closing_parts
+from watchly_http.running import caching, closing_parts, limiting
 from watchly_http.services import SERVICES
 
 _EXPOSED: Final = [
@@ -36,6 +39,8 @@ _EXPOSED: Final = [
     "Location",
     "X-Request-ID",
     "Retry-After",
+    "RateLimit",
+    "RateLimit-Policy",
     "Preference-Applied",
     "Idempotency-Replayed",
     "Watchly-Image",
@@ -68,6 +73,7 @@ def create_app(container: Container) -> Litestar:
     mounted = [mount(container) for name, mount in SERVICES.items() if name in settings.service]
     parts = {name: part for each in mounted for name, part in each.parts.items()}
     cached = container.cached() if "reading" in parts else None
+    limiter = container.limiter()
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -75,6 +81,7 @@ def create_app(container: Container) -> Litestar:
             closing_parts(container),
             container.database(),
             caching(cached),
+            limiting(limiter),
             fetching(keys if settings.auth else None),
             relaying(container, on=settings.relay),
             AsyncExitStack() as stack,
@@ -90,6 +97,7 @@ def create_app(container: Container) -> Litestar:
         cached,
         None if cached is None else container.cache(),
         keys if settings.auth else None,
+        limiter if settings.valkey_url is not None else None,
     )
     readiness = Readiness(checks)
     metrics = container.metrics()
@@ -116,7 +124,6 @@ def create_app(container: Container) -> Litestar:
 
     cors = _cors(settings)
     check = _checks(
-        host_check(settings.allowed_hosts),
         *(() if settings.auth else (page_check(settings, cors.is_origin_allowed),)),
         admission(access, asked=settings.auth),
     )
@@ -142,6 +149,19 @@ def create_app(container: Container) -> Litestar:
             gallery=container.gallery(),
             settings=settings,
         )
+    shared: Sharing = sharing(cors) if settings.cors_origins else lambda _: ()
+    if limiter is not None and settings.rate_limit is not None:
+        app.asgi_handler = Limits(
+            app.asgi_handler,
+            settings.rate_limit,
+            limiter,
+            spare=container.spare_limiter(),
+            refuses=settings.rate_limit_fallback == "refuse",
+            access=access if settings.auth else None,
+            trusted_proxies=settings.trusted_proxies,
+            sharing=shared,
+            metrics=metrics.limits,
+        )
     app.asgi_handler = Front(
         app.asgi_handler,
         by_origin=by_origin,
@@ -151,14 +171,25 @@ def create_app(container: Container) -> Litestar:
         metrics=metrics.requests,
         tracing=container.tracing(),
         timed=settings.server_timing,
+        bounds=Bounds(
+            settings.request_timeout.total_seconds(),
+            settings.max_requests,
+            feed.count if isinstance(feed := parts.get("feed"), Feed) else int,
+        ),
+        host=host_check(settings.allowed_hosts),
+        protections=protections(settings.public_url, PAGE_POLICY),
+        sharing=shared,
     )
     statuses = {kind.code: kind.status for kind in KINDS.values()}
+
+    def is_limited(path: str) -> bool:
+        return limiter is not None and is_counted(path)
 
     @cache
     def openapi() -> bytes:
         """The document, made when it is first asked for: most processes never are."""
         return msgspec.json.encode(
-            document(app.routes, Problem, statuses, version("watchly"), settings.everybody)
+            document(app.routes, Problem, statuses, version("watchly"), settings.everybody, is_limited)
         )
 
     app.state.openapi = openapi

@@ -14,13 +14,14 @@ from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, Scope
 
 from watchly_core.access import Access
-from watchly_core.errors import NotSignedIn, Unavailable
+from watchly_core.errors import NotSignedIn, Unavailable, WatchlyError
 from watchly_core.people import Actor, Permission, stranger
 from watchly_http.openapi import NEEDS
-from watchly_http.requests import METHODS, Request, lines_of
+from watchly_http.requests import METHODS, Request
 
-#: Where the actor stands in the scope of a request.
+#: Where the actor stands in the scope of a request, and why nobody bears what it bears.
 _ACTOR: Final = "watchly.actor"
+_NOBODY: Final = "watchly.nobody"
 _SCHEME: Final = "bearer"
 _STRANGER: Final = stranger().name
 
@@ -36,8 +37,11 @@ def admission(access: Access, *, asked: bool) -> Callable[[Request], Awaitable[N
         needs = _needs(request.scope)
         if needs is None:
             return
-        bearer = bearer_of(request) if asked else None
-        actor = access.stranger if bearer is None else access.recent(bearer) or await access.actor(bearer)
+        bearer = bearer_of(request.scope) if asked else None
+        if bearer is None:
+            actor = access.stranger
+        else:
+            actor = access.recent(bearer) or await look_up(request.scope, access, bearer)
         request.scope[_ACTOR] = actor  # type: ignore[typeddict-unknown-key] # ASGI lets applications add keys
         actor.require(needs)
 
@@ -58,16 +62,31 @@ def sender_of(scope: Scope) -> str:
     return actor.name if isinstance(actor, Actor) else _STRANGER
 
 
-def bearer_of(request: Request) -> str | None:
+async def look_up(scope: HTTPScope, access: Access, bearer: str) -> Actor:
+    """Who bears this, looked up once for a request: what came of that is known to whoever asks again.
+
+    Raises:
+        NotSignedIn, Unavailable: see `Access.actor`.
+    """
+    if isinstance(error := scope.get(_NOBODY), WatchlyError):
+        raise error
+    try:
+        return await access.actor(bearer)
+    except WatchlyError as error:
+        scope[_NOBODY] = error  # type: ignore[typeddict-unknown-key] # ASGI lets applications add keys
+        raise
+
+
+def bearer_of(scope: Scope) -> str | None:
     """The token or API key that a request bears; None if it names none.
 
     Raises:
         NotSignedIn: it says something else of who sends it.
     """
-    lines = lines_of(request, "authorization")
+    lines = [value for name, value in scope["headers"] if name == b"authorization"]
     if not lines:
         return None
-    scheme, _, bearer = lines[0].partition(" ")
+    scheme, _, bearer = lines[0].decode("latin-1").partition(" ")
     bearer = bearer.strip(" ")
     if len(lines) > 1 or scheme.lower() != _SCHEME or not bearer:
         raise NotSignedIn("the Authorization must be one, of the scheme Bearer")
@@ -79,7 +98,7 @@ def still_may(request: Request, access: Access, needs: Permission) -> Callable[[
 
     None where everybody may.
     """
-    bearer = None if access.stranger.may(needs) else bearer_of(request)
+    bearer = None if access.stranger.may(needs) else bearer_of(request.scope)
     if bearer is None:
         return None
 

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable
 from datetime import timedelta
 from importlib.metadata import version
+from typing import Final
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ from watchly_adapters.container import (
     make_broker,
     make_cache,
     make_images,
+    make_limiter,
     make_published_keys,
     unwatched,
 )
@@ -30,8 +32,12 @@ from watchly_adapters.postgres.replicas import bytes_behind
 from watchly_adapters.settings import Settings
 from watchly_core.errors import Misconfigured, Unavailable, WatchlyError
 from watchly_core.images import Image, new_key
-from watchly_core.ports import Cache
+from watchly_core.ports import Cache, RateLimiter
+from watchly_core.rates import Rate
 from watchly_http.running import started, with_secret
+
+#: Seconds for an answer, where no request waits for it.
+_PATIENCE: Final = 5.0
 
 
 def examine(settings: Settings) -> bool:
@@ -44,6 +50,7 @@ def examine(settings: Settings) -> bool:
         *((("replica", _replica(settings), _ask_replica),) if settings.read_database_url else ()),
         ("images", _images(settings), _ask_images),
         ("cache", _cache(settings), _ask_cache),
+        *((("rate limit", _limit(settings), _ask_limiter),) if settings.rate_limit else ()),
         ("broker", _broker(settings), _ask_broker),
         ("secret", _secret(settings), _ask_secret),
         *((("keys", settings.jwks_url.partition("?")[0], _ask_keys),) if settings.jwks_url else ()),
@@ -126,7 +133,36 @@ def _cache(settings: Settings) -> str:
     local = f"{settings.cache_bytes:,} bytes in each worker"
     if settings.valkey_url is None or settings.cache != "shared":
         return local
-    return f"{local}, shared by Valkey at {urlsplit(settings.valkey_url).netloc.rpartition('@')[2]}"
+    return f"{local}, shared by {_valkey(settings.valkey_url)}"
+
+
+def _valkey(url: str) -> str:
+    return f"Valkey at {urlsplit(url).netloc.rpartition('@')[2]}"
+
+
+def _limit(settings: Settings) -> str:
+    if settings.rate_limit is None:
+        return "none"
+    most, window = settings.rate_limit
+    where = "each worker for itself" if settings.valkey_url is None else _valkey(settings.valkey_url)
+    return f"{most:,} in {window.total_seconds():g} s, counted by {where}"
+
+
+def _ask_limiter(settings: Settings) -> str:
+    limiter = make_limiter(settings, patience=_PATIENCE)
+    if limiter is None or settings.valkey_url is None:
+        return ""
+    asyncio.run(_count_for_a_moment(limiter))
+    return "counts"
+
+
+async def _count_for_a_moment(limiter: RateLimiter) -> None:
+    rate, key = Rate(1, timedelta(minutes=1)), f"doctor:{uuid4().hex}"
+    try:
+        if [(await limiter.take(key, rate)).granted for _ in range(2)] != [True, False]:
+            raise Unavailable("rate_limit", "it does not count")
+    finally:
+        await limiter.close()
 
 
 def _ask_cache(settings: Settings) -> str:

@@ -128,18 +128,21 @@ class Drained:
         leash: the reading end of a pipe whose other end lives exactly as long as the supervisor.
         port: where the worker listens.
         drain_timeout: seconds for running requests when the supervisor died and cannot cut them.
+        beat: called twice a second by the loop, from the end of the startup on.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each is a thing of its own
         self,
         app: Application,
+        *,
         report: Callable[[BaseException | None], None],
         leash: int,
         port: int,
         drain_timeout: float,
+        beat: Callable[[], None],
     ) -> None:
         self._app, self._report, self._leash, self._drain_timeout = app, report, leash, drain_timeout
-        self._port = port
+        self._port, self._beat = port, beat
         self._running: set[asyncio.Task[object] | None] = set()
         self._inbox: asyncio.Queue[LifeSpanReceiveMessage] = asyncio.Queue()
         self._lifespan: asyncio.Task[object] | None = None
@@ -188,6 +191,7 @@ class Drained:
             self._ready_at = loop.time()
             await send(message)
             if message["type"] == "lifespan.startup.complete":
+                self._beat()  # a worker that is blocked from here on is noticed
                 self._report(None)
                 self._look()
 
@@ -215,6 +219,8 @@ class Drained:
             self._inbox.put_nowait(message)
 
     def _keep_looking(self) -> None:
+        if self._started:
+            self._beat()
         self._look()
         asyncio.get_running_loop().call_later(LOOK_EVERY, self._keep_looking)
 

@@ -29,9 +29,10 @@ from watchly_adapters.watching import Kind
 from watchly_http.answers import Answer
 from watchly_http.authorization import sender_of
 from watchly_http.drain import cutting
-from watchly_http.openapi import TELLS_POSITION
+from watchly_http.openapi import SHOWN, TELLS_POSITION
 from watchly_http.problems import is_problem
-from watchly_http.requests import METHODS, REQUEST_ID, VARY, allowed_methods
+from watchly_http.protections import Protections
+from watchly_http.requests import METHODS, RATE_LIMIT, REQUEST_ID, VARY, allowed_methods
 
 #: How a reply may end before its time: the client left, the stop of the service cut it, or an error did.
 LEFT: Final = "left"
@@ -45,6 +46,7 @@ _CLIENT_CLOSED_REQUEST: Final = 499
 _TIMED: Final[Mapping[Kind, str]] = {"use_case": "app", "statement": "db", "image_store": "images"}
 
 #: The methods that are told as they are; another can be any word, of any length.
+OTHER: Final = "other"
 _KNOWN: Final = frozenset({*METHODS, "HEAD", "OPTIONS"})
 
 #: The first status that is no success. A member of `HTTPStatus` takes as long to look up as a small function.
@@ -66,6 +68,7 @@ class Exchange:
     """One request and the reply to it.
 
     Attributes:
+        scope: of the request.
         request_id: under which it is logged.
         method: of the request; "other" for one that is no method of this service.
         status: of the reply, 0 until it begins.
@@ -75,28 +78,40 @@ class Exchange:
         began: when it began, by `time.perf_counter`.
         trace: how its span is named to others, if there is one.
         spent: seconds that its steps took, where the reply tells.
+        begun: whether the reply has begun, and can be no other one.
+        since: when something happened last, as `began`: a part of a body came, or was taken.
+        awaits_client: whether it waits for the client, to send some of its body or to take some of the reply.
+        late: sends a reply in place of the application, which took too long; None while that has time.
+        over: whether it has ended, for those who look at it.
     """
 
     __slots__ = (
         "_body",
         "_bodyless",
         "_by_origin",
+        "_cancelled",
         "_complete",
         "_left",
         "_options",
-        "_over",
         "_position",
+        "_protections",
         "_receive",
-        "_scope",
         "_send",
+        "_task",
         "_trusted",
+        "awaits_client",
         "began",
+        "begun",
         "ending",
+        "late",
         "method",
+        "over",
         "receive",
         "received",
         "request_id",
+        "scope",
         "sent",
+        "since",
         "spent",
         "status",
         "trace",
@@ -111,21 +126,24 @@ class Exchange:
         *,
         by_origin: bool,
         trusted: frozenset[tuple[bytes, bytes]],
+        protections: Protections,
     ) -> None:
-        self.began = time.perf_counter()
+        self.began = self.since = time.perf_counter()
+        self.late: asyncio.Task[None] | None = None
+        self._task, self._cancelled = asyncio.current_task(), 0
         self.trace: str | None = None
         self.spent: Mapping[Kind, float] | None = None
-        self._scope, self._send, self._position, self._by_origin = scope, send, position, by_origin
-        self._receive, self._trusted = receive, trusted
+        self.scope, self._send, self._position, self._by_origin = scope, send, position, by_origin
+        self._receive, self._trusted, self._protections = receive, trusted, protections
         method = scope["method"]
-        self.method = str(method) if method in _KNOWN else "other"
+        self.method = str(method) if method in _KNOWN else OTHER
         self._options = method == "OPTIONS"
         self._bodyless = method == "HEAD"
         self.status = self.received = self.sent = 0
-        self._left = self._complete = self._over = False
+        self._left = self._complete = self.begun = self.awaits_client = self.over = False
         self.ending: str | None = None
         self.request_id, self._body = _examine(scope, self._hear)
-        self.receive = self._hear if self._body is None else self._body.receive
+        self.receive: Receive = self._hear if self._body is None else self._body.receive
         scope[REQUEST_ID] = self.request_id  # type: ignore[typeddict-unknown-key] # ASGI lets applications add keys
         if self._options:
             _hide_origin(scope)
@@ -133,13 +151,13 @@ class Exchange:
     @property
     def route(self) -> str | None:
         """The template of the address, such as ``/api/movies/{movie_id}``; None where there is none."""
-        return self._scope.get("path_template")
+        return self.scope.get("path_template")
 
     def known(self) -> dict[str, object]:
         """What whoever reads a line of this exchange wants to know of it."""
         known: dict[str, object] = {
             "request_id": self.request_id,
-            "actor": sender_of(self._scope),
+            "actor": sender_of(self.scope),
             "method": self.method,
             "route": self.route,
         }
@@ -149,10 +167,25 @@ class Exchange:
 
     def about(self) -> dict[str, object]:
         """The same, while it goes on: some of what it began may live longer, and serve others."""
-        return {} if self._over else self.known()
+        return {} if self.over else self.known()
+
+    @property
+    def marks(self) -> Mapping[str, object]:
+        """What its handler says of itself, which is nothing where there is none."""
+        try:
+            return self.scope["route_handler"].opt
+        except KeyError:
+            return {}
 
     async def _hear(self) -> HTTPReceiveMessage | WebSocketReceiveMessage:
-        message = await self._receive()
+        if not self.begun:  # else for the rest of a body, or word that it has left, beside the reply
+            self.awaits_client = True
+        try:
+            message = await self._receive()
+        finally:
+            if not self.begun:
+                self.awaits_client = False
+                self.since = time.perf_counter()
         if message["type"] == "http.request":
             self.received += len(message.get("body", b""))
         elif not self._complete:
@@ -160,16 +193,24 @@ class Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a part of the reply, with what every reply has."""
+        """Send a part of the reply, with what every reply has.
+
+        Raises:
+            CancelledError: the client has another reply, for this one is late, or it has all of it.
+        """
+        if self.over or (self.late is not None and asyncio.current_task() is not self.late):
+            raise asyncio.CancelledError  # once more, for who went on
         last = False
         if message["type"] == "http.response.start":
+            self.begun = self.awaits_client = True
+            self.since = time.perf_counter()
             if self._body is not None and not (self._body.ended or await self._body.finish()):
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
             headers = self._headers(message)
             if self._options and not is_problem(headers):
                 # Litestar refuses a preflight by 400 and plain text; what it allows says it all.
                 message["status"] = HTTPStatus.NO_CONTENT.value
-                headers = _answer_to_options(headers, self._scope)
+                headers = _answer_to_options(headers, self.scope)
                 self._bodyless = True
             message["headers"] = headers
             self.status = _CLIENT_CLOSED_REQUEST if self._left else message["status"]
@@ -178,22 +219,32 @@ class Exchange:
                 message["body"] = b""
             self.sent += len(message.get("body", b""))
             last = not message.get("more_body", False)
-        await self._send(message)
+        self.awaits_client = True
+        try:
+            await self._send(message)
+        finally:
+            if not last:
+                self.awaits_client = False
+                self.since = time.perf_counter()
         self._complete = last
 
     def _headers(self, message: HTTPResponseStartEvent) -> list[tuple[bytes, bytes]]:
         """Those of a reply, with what every reply has."""
-        headers = [*message["headers"], (b"x-request-id", self.request_id.encode())]
+        marks, request_id = self.marks, (b"x-request-id", self.request_id.encode())
+        headers = [*message["headers"], request_id, *self._protections[marks.get(SHOWN)]]
         if self._by_origin and not any(name == b"vary" for name, _ in headers):
             headers.append((b"vary", b"Origin"))
         # Here, because Litestar would say so to all origins or to none.
         if self._trusted and not self._trusted.isdisjoint(headers):
             headers.append((b"access-control-allow-credentials", b"true"))
         # Here, because Litestar's CORS puts its own in the place of one that is there.
-        if isinstance(varying := self._scope.get(VARY), str):
+        if isinstance(varying := self.scope.get(VARY), str):
             headers.append((b"vary", varying.encode()))
+        if isinstance(limit := self.scope.get(RATE_LIMIT), list):
+            headers += limit
         # Here, because a reply that is kept and sent again has to tell where it can be seen now.
-        if self._tells_position(message["status"]) and (position := self._position()) is not None:
+        written = message["status"] < _REDIRECTION and marks.get(TELLS_POSITION)
+        if written and (position := self._position()) is not None:
             headers.append((b"watchly-position", position.encode()))
         if self.trace is not None:
             headers.append((b"traceresponse", self.trace.encode()))
@@ -201,24 +252,38 @@ class Exchange:
             headers.append((b"server-timing", _timing(time.perf_counter() - self.began, self.spent)))
         return headers
 
-    def _tells_position(self, status: int) -> bool:
-        """Whether a reply tells where what was written can be seen."""
-        if status >= _REDIRECTION or "route_handler" not in self._scope:
-            return False
-        return bool(self._scope["route_handler"].opt.get(TELLS_POSITION))
-
     async def reply(self, answer: Answer) -> None:
         """Send a reply that is ready."""
-        await answer(self._scope, self.receive, self.send)
+        await answer(self.scope, self.receive, self.send)
+
+    def cancel(self) -> None:
+        """Have the application stop."""
+        if self._task is not None:
+            self._cancelled += 1
+            self._task.cancel()
+
+    def forgive(self) -> bool:
+        """Take back what `cancel` did, once it has come to pass; whether nobody else cancels the task."""
+        left = 0
+        for _ in range(self._cancelled):
+            left = self._task.uncancel() if self._task is not None else 0
+        forgiven, self._cancelled = self._cancelled > 0, 0
+        return forgiven and not left
 
     def break_off(self, ending: str) -> None:
         """Note that the rest of it is not sent."""
         self.ending = ending
         self._left = ending == LEFT
 
+    def release(self) -> None:
+        """Let go of its tasks, which are at their end: by their contexts they hold this one as well."""
+        self._task = self.late = None
+
     def end(self) -> None:
         """Note that it is over."""
-        self._over = True
+        self.over = True
+        # What is left of a body holds the connection, and whatever has the context of this holds this.
+        self._body, self.receive, self._receive, self._send = None, _nothing, _nothing, _nowhere
         if not self.status:
             left = self._left
             self.status = _CLIENT_CLOSED_REQUEST if left else HTTPStatus.INTERNAL_SERVER_ERROR.value
@@ -226,6 +291,15 @@ class Exchange:
             self.ending = LEFT
         elif not self._complete and self.ending is None:
             self.ending = BROKEN
+
+
+async def _nothing() -> HTTPReceiveMessage | WebSocketReceiveMessage:
+    """What comes of a request that is over."""
+    return {"type": "http.disconnect"}
+
+
+async def _nowhere(_: Message) -> None:
+    """Where a reply goes that is over."""
 
 
 def _timing(total: float, spent: Mapping[Kind, float]) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Final, NamedTuple
@@ -93,6 +93,20 @@ def _frame(change: events.Change) -> _Frame:
     return _Frame(change.seq, change.event, text)
 
 
+def _pieces(frames: Iterable[_Frame]) -> Iterator[bytes]:
+    """The texts of some frames, put together: a server keeps a number of pieces for a client that is slow."""
+    piece: list[bytes] = []
+    size = 0
+    for frame in frames:
+        piece.append(frame.text)
+        size += len(frame.text)
+        if size >= _PIECE:
+            yield b"".join(piece)
+            piece, size = [], 0
+    if piece:
+        yield b"".join(piece)
+
+
 class Feed:
     """The live changes of one process.
 
@@ -163,6 +177,10 @@ class Feed:
         """
         async with self._turns:
             return await self._catalogue.changes(query)
+
+    def count(self) -> int:
+        """How many streams are open."""
+        return len(self._open)
 
     def enter(self, stream: Stream) -> None:
         """Count a stream as open."""
@@ -301,8 +319,8 @@ class Stream:
         page, joined = self._first, None
         while not self.ended:
             self._position = max(self._position, page.next_after)
-            if page.data:
-                yield b"".join(_frame(change).text for change in page.data)
+            for piece in _pieces([_frame(change) for change in page.data]):
+                yield piece
             try:
                 if joined is None and len(page.data) < _PAGE:
                     joined = await self._feed.join(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
@@ -18,7 +19,8 @@ from watchly_adapters.cached import CachedQueries
 from watchly_adapters.databases import Database
 from watchly_adapters.gauges import of_health
 from watchly_core.errors import Unavailable
-from watchly_core.ports import Cache, ImageStore, Interruptible, Ticks
+from watchly_core.ports import Cache, ImageStore, Interruptible, RateLimiter, Ticks
+from watchly_core.rates import Rate
 from watchly_http.drain import draining
 from watchly_http.openapi import Operation, Reply
 from watchly_http.problems import KINDS, Problem, problem_for, problem_reply
@@ -38,6 +40,8 @@ _STORE_KEPT: Final = 300.0
 _FAULT_KEPT: Final = 10.0
 #: A key that no image has, to ask a store for.
 _NO_KEY: Final = "0" * 32
+#: How often the question is counted that a rate limiter is asked, whose answer does not matter.
+_ONCE: Final = Rate(1, timedelta(seconds=1))
 #: Health is of the moment.
 _FRESH: Final = {"Cache-Control": "no-store"}
 
@@ -64,12 +68,13 @@ class Refusal(Problem):
     draining: bool = False
 
 
-def checks_of(
+def checks_of(  # noqa: PLR0913, PLR0917 - each is a part of its own
     database: Database,
     images: ImageStore | None = None,
     cached: CachedQueries | None = None,
     cache: Cache | None = None,
     keys: PublishedKeys | None = None,
+    limiter: RateLimiter | None = None,
 ) -> dict[str, Check]:
     """What to ask the parts of a service that it has, by their names."""
     checks: dict[str, Check] = {_VITAL: database.ping}
@@ -81,6 +86,8 @@ def checks_of(
         checks["cache"] = _of_cache(cached, cache)
     if keys is not None:
         checks["keys"] = _of_keys(keys)
+    if limiter is not None:
+        checks["rate_limit"] = _of_limiter(limiter)
     return checks
 
 
@@ -127,6 +134,13 @@ def _of_cache(cached: CachedQueries, cache: Cache | None) -> Check:
 def _of_keys(keys: PublishedKeys) -> Check:
     async def ask() -> None:
         keys.check()
+
+    return ask
+
+
+def _of_limiter(limiter: RateLimiter) -> Check:
+    async def ask() -> None:
+        await limiter.take(_NO_KEY, _ONCE)
 
     return ask
 

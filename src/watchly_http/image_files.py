@@ -41,12 +41,7 @@ SMALL_BYTES: Final = 256 * 1024
 
 _PUBLIC: Final = (b"cache-control", b"public, max-age=31536000, immutable")
 _PRIVATE: Final = (b"cache-control", b"private, max-age=31536000, immutable")
-_ALWAYS: Final = (
-    (b"accept-ranges", b"bytes"),
-    # What keeps a browser from taking an image for anything else, whatever its bytes are.
-    (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", b"default-src 'none'; sandbox"),
-)
+_RANGES: Final = (b"accept-ranges", b"bytes")
 
 
 class ImageFileController(Controller):
@@ -165,7 +160,7 @@ async def load_image(request: Request, key: str, gallery: Gallery, settings: Set
     rendition = None if variant is None else Rendition(variant, _format(request))
     # A key names the same bytes for ever.
     tag = f'"{key}"' if rendition is None else f'"{key}.{rendition.name}"'
-    headers = ((b"etag", tag.encode()), _PUBLIC if settings.public_read else _PRIVATE, *_ALWAYS)
+    headers = ((b"etag", tag.encode()), _PUBLIC if settings.public_read else _PRIVATE, _RANGES)
     actor = actor_of(request)
     known = matches(request, tag)
     content = await gallery.content(key, rendition, at_most=0 if known else SMALL_BYTES, actor=actor)

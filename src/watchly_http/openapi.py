@@ -6,7 +6,7 @@ said by an `Operation` beside the route.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from inspect import cleandoc
 from typing import Final, TypeAlias
@@ -16,6 +16,7 @@ from litestar.routes import BaseRoute, HTTPRoute
 
 from watchly_core.movies import MAX_ID
 from watchly_core.people import Permission
+from watchly_http.links import links_of
 
 Json: TypeAlias = dict[str, object]
 Type: TypeAlias = type[object] | None
@@ -39,6 +40,8 @@ _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
     "Watchly-Image": ("`gone` where the image of that version is not kept any more.", "gone"),
     "Cache-Control": ("Whether it may be kept, and how long.", "no-store"),
     "Set-Cookie": ("The refresh token, where it travels as a cookie.", "watchly_refresh=…; HttpOnly"),
+    "RateLimit": ("How many more requests there may be, and in how many seconds anew.", '"default";r=9;t=30'),
+    "RateLimit-Policy": ("How many requests there may be in how many seconds.", '"default";q=600;w=60'),
     "Idempotency-Replayed": ("That this is the reply to the request as it was sent first.", "true"),
     "Vary": ("The header of the request that chose this form of the reply.", "Accept"),
 }
@@ -46,15 +49,19 @@ _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
 _PROBLEM_HEADERS: Final[Mapping[str, str]] = {
     "method_not_allowed": "Allow",
     "unavailable": "Retry-After",
+    "timeout": "Retry-After",
     "too_many_attempts": "Retry-After",
+    "too_many_requests": "Retry-After",
     "not_signed_in": "WWW-Authenticate",
     "request_in_progress": "Retry-After",
     "upload_conflict": "Upload-Offset",
     "range_not_satisfiable": "Content-Range",
 }
-
 #: The problems that every operation can end with.
-_ALWAYS: Final = ("method_not_allowed", "internal", "unavailable")
+_ALWAYS: Final = ("method_not_allowed", "internal", "unavailable", "timeout")
+#: Those of the operations that are counted, and what all their replies have.
+_OF_LIMITS: Final = ("too_many_requests",)
+_LIMITS: Final = ("RateLimit-Policy", "RateLimit")
 #: Those of the operations that read a body.
 _OF_BODIES: Final = ("request_timeout",)
 #: Those of the operations whose requests may be sent again.
@@ -63,6 +70,9 @@ _KEY: Final = "operation"
 #: Where it stands in the `opt` of a handler that its replies tell a position, and what permission it takes.
 TELLS_POSITION: Final = "tells_position"
 NEEDS: Final = "needs"
+#: That its reply has no end once it has begun, and how browsers show it: as "page", "image", or not at all.
+ENDLESS: Final = "endless"
+SHOWN: Final = "shown"
 #: The `opt` of a handler that is no operation of the API, and asks nobody who they are.
 OPEN: Final[Mapping[str, object]] = {NEEDS: None}
 
@@ -113,8 +123,15 @@ class Operation(msgspec.Struct, frozen=True):
 
     def opt(self) -> Json:
         """This operation as the `opt` of a handler."""
-        tells = any(POSITION in reply.headers for reply in self.replies.values())
-        return {_KEY: self, NEEDS: self.needs, TELLS_POSITION: tells}
+        replies = self.replies.values()
+        media_types = {media_type for reply in replies for media_type in reply.media_types}
+        return {
+            _KEY: self,
+            NEEDS: self.needs,
+            TELLS_POSITION: any(POSITION in reply.headers for reply in replies),
+            ENDLESS: "text/event-stream" in media_types,
+            SHOWN: "image" if "image/*" in media_types else None,
+        }
 
 
 MOVIE_ID: Final = Parameter(
@@ -138,16 +155,18 @@ IDEMPOTENCY_KEY: Final = Parameter(
 )
 
 
-def document(
+def document(  # noqa: PLR0913, PLR0917 - each is a part of its own
     routes: Iterable[BaseRoute],
     problem: type[object],
     statuses: Mapping[str, int],
     version: str,
     everybody: frozenset[Permission],
+    is_counted: Callable[[str], bool],
 ) -> Json:
     """The OpenAPI 3.1 document of `routes`, at which everybody may do what `everybody` says.
 
-    `statuses` are those of the problems by their codes.
+    `statuses` are those of the problems by their codes; `is_counted` tells at which addresses there is a
+    limit of requests.
     """
     found = [
         (route.path_format, method.lower(), operation, cleandoc(handler.fn.__doc__ or ""))
@@ -158,9 +177,12 @@ def document(
         for method in sorted(handler.http_methods)
     ]
     schemas = _Schemas(problem, [kind for _, _, operation, _ in found for kind in _types(operation)])
+    here = frozenset(operation.id for _, _, operation, _ in found)
     paths: dict[str, dict[str, Json]] = {}
     for path, method, operation, description in sorted(found, key=lambda item: item[:2]):
-        paths.setdefault(path, {})[method] = _operation(operation, description, schemas, statuses, everybody)
+        paths.setdefault(path, {})[method] = _operation(
+            operation, description, schemas, statuses, everybody, here, counted=is_counted(path)
+        )
     return {
         "openapi": "3.1.0",
         "info": {
@@ -209,18 +231,24 @@ def _types(operation: Operation) -> Iterator[type[object]]:
     yield from (parameter.type for parameter in operation.parameters)
 
 
-def _operation(
+def _operation(  # noqa: PLR0913, PLR0917 - what all operations of a document have in common
     operation: Operation,
     description: str,
     schemas: _Schemas,
     statuses: Mapping[str, int],
     everybody: frozenset[Permission],
+    here: Collection[str],
+    *,
+    counted: bool,
 ) -> Json:
+    always = ("X-Request-ID", *(_LIMITS if counted else ()))
     keyed = IDEMPOTENCY_KEY in operation.parameters
+    links = links_of(operation.id, here)
     problems = (
         *operation.problems,
         *(_OF_BODIES if operation.body else ()),
         *(_OF_KEYS if keyed else ()),
+        *(_OF_LIMITS if counted else ()),
         *_refusals(operation.needs, everybody),
         *_ALWAYS,
     )
@@ -231,9 +259,12 @@ def _operation(
         "tags": [operation.tag],
         "security": _security(operation.needs, everybody),
         "responses": {
-            **_problems(dict.fromkeys(problems), schemas.problem, statuses),
+            **_problems(dict.fromkeys(problems), schemas.problem, statuses, always),
             **{
-                str(status): _reply(reply, schemas, replayed=keyed and status < HTTPStatus.BAD_REQUEST)
+                str(status): _reply(
+                    reply, schemas, always, replayed=keyed and status < HTTPStatus.BAD_REQUEST
+                )
+                | ({"links": links} if links and status < HTTPStatus.MULTIPLE_CHOICES else {})
                 for status, reply in operation.replies.items()
             },
         },
@@ -276,8 +307,8 @@ def _parameter(parameter: Parameter, schemas: _Schemas) -> Json:
     return described
 
 
-def _reply(reply: Reply, schemas: _Schemas, *, replayed: bool) -> Json:
-    names = (*reply.headers, *(("Idempotency-Replayed",) if replayed else ()), "X-Request-ID")
+def _reply(reply: Reply, schemas: _Schemas, always: tuple[str, ...], *, replayed: bool) -> Json:
+    names = (*reply.headers, *(("Idempotency-Replayed",) if replayed else ()), *always)
     described: Json = {
         "description": reply.description,
         "headers": {name: _header(name) for name in names},
@@ -287,7 +318,9 @@ def _reply(reply: Reply, schemas: _Schemas, *, replayed: bool) -> Json:
     return described
 
 
-def _problems(codes: Iterable[str], schema: Json, statuses: Mapping[str, int]) -> Json:
+def _problems(
+    codes: Iterable[str], schema: Json, statuses: Mapping[str, int], always: tuple[str, ...]
+) -> Json:
     by_status: dict[int, list[str]] = {}
     for code in codes:
         by_status.setdefault(statuses[code], []).append(code)
@@ -297,7 +330,7 @@ def _problems(codes: Iterable[str], schema: Json, statuses: Mapping[str, int]) -
             "headers": {
                 name: _header(name)
                 for name in (
-                    "X-Request-ID",
+                    *always,
                     *(_PROBLEM_HEADERS[code] for code in names if code in _PROBLEM_HEADERS),
                 )
             },

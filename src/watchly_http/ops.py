@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +14,7 @@ from litestar.datastructures import State
 from litestar.params import FromPath
 
 from watchly_core.errors import NotFound
-from watchly_http.openapi import OPEN, Operation, Parameter, Reply
+from watchly_http.openapi import OPEN, SHOWN, Operation, Parameter, Reply
 from watchly_http.problems import KINDS, Kind
 
 _encode = msgspec.json.Encoder().encode
@@ -70,7 +72,7 @@ class DocumentationController(Controller):
         """The OpenAPI document."""
         return Response(state.openapi(), media_type=MediaType.JSON)
 
-    @get("/docs", opt=OPEN)
+    @get("/docs", opt={**OPEN, SHOWN: "page"})
     async def docs(self) -> Response[str]:
         """A page to read and try the API with; it loads nothing from elsewhere."""
         return Response(_PAGE, media_type=MediaType.HTML)
@@ -85,7 +87,17 @@ class DocumentationController(Controller):
 
 
 _ASSETS: Final = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
-_PAGE: Final = """<!doctype html>
+_SCRIPT: Final = """
+SwaggerUIBundle({url: "/openapi.json", dom_id: "#api", deepLinking: true, validatorUrl: null})
+"""
+#: What that page may do: run its own scripts, and ask this service. Its library sets styles itself, and has
+#: its pictures in them.
+PAGE_POLICY: Final = (
+    "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; connect-src 'self';"
+    f" script-src 'self' 'sha256-{b64encode(sha256(_SCRIPT.encode()).digest()).decode()}';"
+    " style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+)
+_PAGE: Final = f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -94,8 +106,6 @@ _PAGE: Final = """<!doctype html>
 <link rel="stylesheet" href="/docs/assets/swagger-ui.css">
 <div id="api"></div>
 <script src="/docs/assets/swagger-ui-bundle.js"></script>
-<script>
-SwaggerUIBundle({url: "/openapi.json", dom_id: "#api", deepLinking: true, validatorUrl: null})
-</script>
+<script>{_SCRIPT}</script>
 </html>
 """

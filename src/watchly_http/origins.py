@@ -7,8 +7,11 @@ for the same site only keeps other sites out, but not what else is on this one.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypeAlias
 from urllib.parse import urlsplit
+
+from litestar.config.cors import CORSConfig
+from litestar.types import Scope
 
 from watchly_adapters.settings import Settings
 from watchly_core.errors import WatchlyError
@@ -17,6 +20,9 @@ from watchly_http.requests import Request, header_of
 _PORTS: Final = {"http": 80, "https": 443}
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OURS: Final = frozenset({"same-origin", "same-site", "none"})
+
+#: The headers that show a reply to the page which asked for it.
+Sharing: TypeAlias = Callable[[Scope], tuple[tuple[bytes, bytes], ...]]
 
 
 class ForeignOrigin(WatchlyError):
@@ -53,6 +59,21 @@ def require_own_page(request: Request, settings: Settings) -> None:
         own = _is_own(origin, request, settings)
     if not own:
         raise ForeignOrigin
+
+
+def sharing(cors: CORSConfig) -> Sharing:
+    """The headers that show a reply to the page which asked for it, where the framework has no part in it."""
+    shown = tuple((name.lower().encode(), value.encode()) for name, value in cors.simple_headers.items())
+
+    def headers(scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
+        origin = next((value for name, value in scope["headers"] if name == b"origin"), None)
+        if origin is None:
+            return ()
+        if cors.is_allow_all_origins or not cors.is_origin_allowed(origin.decode("latin-1")):
+            return shown
+        return (*shown, (b"access-control-allow-origin", origin), (b"vary", b"Origin"))
+
+    return headers
 
 
 def _is_own(origin: str, request: Request, settings: Settings) -> bool:

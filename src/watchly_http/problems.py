@@ -50,6 +50,7 @@ from watchly_http.logs import about
 from watchly_http.origins import ForeignOrigin
 from watchly_http.ranges import RangeNotSatisfiable
 from watchly_http.requests import (
+    METHODS,
     PROBLEM,
     BodyTimeout,
     BodyTooLarge,
@@ -57,6 +58,7 @@ from watchly_http.requests import (
     MalformedRequest,
     NotAcceptable,
     Request,
+    TooManyRequests,
     UnsupportedMediaType,
     allowed_methods,
     path_of,
@@ -215,13 +217,27 @@ KINDS: Final[Mapping[str, Kind]] = {
             "There were too many attempts; `Retry-After` says when there may be another one.",
         ),
         Kind(
+            "too_many_requests",
+            429,
+            "Too many requests",
+            "There were more requests than `RateLimit-Policy` lets through; `Retry-After` says how long.",
+        ),
+        Kind(
             "internal", 500, "Internal error", "A fault of this service; its log tells more by `request_id`."
         ),
         Kind(
             "unavailable",
             503,
             "Unavailable",
-            "Something this service depends on does not answer. `Retry-After` says when to try again.",
+            "Something this service depends on does not answer, or it has too much to do, or is stopping."
+            " `Retry-After` says when to try again.",
+        ),
+        Kind(
+            "timeout",
+            504,
+            "Timeout",
+            "This took longer than a request may. What it was to write is written or not: read it, or send it"
+            " again with the same `Idempotency-Key`.",
         ),
     )
 }
@@ -236,6 +252,7 @@ _BY_ERROR: Final[Mapping[type[Exception], str]] = {
     NotAllowed: "not_allowed",
     ForeignOrigin: "not_allowed",
     TooManyAttempts: "too_many_attempts",
+    TooManyRequests: "too_many_requests",
     EmailTaken: "email_taken",
     LastAdmin: "last_admin",
     InvalidQuery: "invalid_parameter",
@@ -284,7 +301,7 @@ def reply_to_error(request: Request, error: Exception) -> Response[bytes]:
     code, detail = _explain(error)
     if isinstance(error, NotSignedIn):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, (Unavailable, RequestInProgress, TooManyAttempts)):
+    if isinstance(error, (Unavailable, RequestInProgress, TooManyAttempts, TooManyRequests)):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, UploadConflict):
         headers["Upload-Offset"] = str(error.received)
@@ -344,6 +361,38 @@ def stopping_reply(scope: Scope) -> Answer:
     """The reply to a request that the stop of the service cuts."""
     problem = _problem(scope, KINDS["unavailable"], "The service is stopping.")
     return _answer(problem, (b"retry-after", b"1"))
+
+
+def late_reply(scope: Scope) -> Answer:
+    """The reply to a request that takes too long."""
+    problem = _problem(
+        scope, KINDS["timeout"], "The request took too long, and what became of it is not known."
+    )
+    return _answer(problem, (b"retry-after", b"1"))
+
+
+def busy_reply(scope: Scope) -> Answer:
+    """The reply to a request that comes while there are too many others."""
+    problem = _problem(scope, KINDS["unavailable"], "Too many requests are being answered.")
+    return _answer(problem, (b"retry-after", b"1"))
+
+
+def other_method_reply(scope: Scope) -> Answer:
+    """The reply to a request by a method that no address takes."""
+    allowed = allowed_methods(scope) or [*METHODS, "HEAD", "OPTIONS"]
+    problem = _problem(scope, KINDS["method_not_allowed"], "This service does not take this method.")
+    return _answer(problem, (b"allow", ", ".join(allowed).encode()))
+
+
+def malformed_reply(scope: Scope, detail: str) -> Answer:
+    """The reply to a request that is not HTTP as this service speaks it."""
+    return _answer(_problem(scope, KINDS["malformed_request"], detail))
+
+
+def nothing_reply(scope: Scope) -> Answer:
+    """The reply to a request for an address that nothing can be at."""
+    code, detail = _BY_STATUS[404]
+    return _answer(_problem(scope, KINDS[code], detail))
 
 
 def failing_reply(scope: Scope) -> Answer:

@@ -27,16 +27,20 @@ Request: TypeAlias = litestar.Request[None, None, State]
 Check: TypeAlias = Callable[[Request], Awaitable[None]]
 
 #: Where these stand in the scope of a request: its id, whether it is a HEAD that is answered as a GET, the
-#: name of the header that chose among several forms of the reply, the code of the problem that the reply is,
-#: and what its body is digested by.
+#: name of the header that chose among several forms of the reply, the headers that tell how many more there
+#: may be, the code of the problem that the reply is, and what its body is digested by.
 REQUEST_ID: Final = "watchly.request_id"
 HEAD_ONLY: Final = "watchly.head_only"
 VARY: Final = "watchly.vary"
+RATE_LIMIT: Final = "watchly.rate_limit"
 PROBLEM: Final = "watchly.problem"
 _DIGEST: Final = "watchly.digest"
 
 #: The methods that routes have handlers for.
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+#: Where those ask who watch the service: under any name, and however much there is to do.
+_WATCHING: Final = ("/health", "/metrics")
 
 #: Bytes of a body that holds a few short texts: as many as two of the longest passwords, all escaped.
 SMALL_BODY: Final = 30_000
@@ -74,6 +78,18 @@ class UnsupportedMediaType(WatchlyError):
     """The body is of a type that is not taken here."""
 
 
+class TooManyRequests(WatchlyError):
+    """There were more requests than there may be.
+
+    Attributes:
+        retry_after: seconds after which there may be more.
+    """
+
+    def __init__(self, retry_after: int) -> None:
+        self.retry_after = retry_after
+        super().__init__("there were more requests than the limit lets through")
+
+
 class ClientGone(WatchlyError):
     """The client left before its body was read, or the reply sent; nobody will see the rest."""
 
@@ -87,6 +103,11 @@ def path_of(scope: Scope) -> str:
     """The path of a request as it was sent, fit for JSON and logs."""
     raw = scope.get("raw_path") or quote(scope["path"], errors="replace").encode()
     return raw.partition(b"?")[0].decode("ascii", "replace")
+
+
+def is_watching(path: str) -> bool:
+    """Whether a path is for those who watch the service."""
+    return path.startswith(_WATCHING)
 
 
 def allowed_methods(scope: Scope) -> list[str]:

@@ -20,7 +20,7 @@ import msgspec
 from watchly_adapters.postgres import migrate
 from watchly_adapters.settings import Settings
 from watchly_core.errors import Misconfigured
-from watchly_core.ports import Closable
+from watchly_core.ports import Closable, RateLimiter
 
 if TYPE_CHECKING:
     from watchly_adapters.cached import CachedQueries
@@ -110,6 +110,16 @@ def showing_metrics(container: Container) -> AbstractContextManager[None]:
 def caching(cached: CachedQueries | None) -> AbstractAsyncContextManager[None]:
     """Read through the cache during the block, if there is one."""
     return nullcontext() if cached is None else cached.running()
+
+
+@asynccontextmanager
+async def limiting(limiter: RateLimiter | None) -> AsyncIterator[None]:
+    """Give back, after the block, what counts requests, if anything does."""
+    try:
+        yield
+    finally:
+        if limiter is not None:
+            await limiter.close()
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import gc
+import math
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.util
@@ -24,8 +25,11 @@ from granian.server.mp import WorkerProcess
 from watchly_core.errors import Misconfigured, WatchlyError
 from watchly_http import drain, logs
 from watchly_http.drain import Application, Drained, Phase
+from watchly_http.watchdog import SILENCE, Watchdog, is_traced
 
-CONNECTIONS_PER_WORKER = 4_000  # many of them may be streams, which cost little
+# Many of them may be streams, which cost little. One more waits in the queue of the system (BACKLOG) until
+# another ends, as those do that nobody has used for half a minute.
+CONNECTIONS_PER_WORKER, BACKLOG = 4_000, 2_048
 SPARE_DESCRIPTORS = 124  # for all that is no connection
 KEEP_EVERY, KEEP_AT_LEAST = 1.0, 15.0  # seconds between calls of `keep`; those between failures double
 # Requests leave few cycles behind: at Python's own pace, which is 700 objects, the collector takes a third of
@@ -46,8 +50,12 @@ def serve(  # noqa: PLR0913  # each is a setting of its own
     on_birth: Callable[[int], None] | None = None,
     on_death: Callable[[int], None] | None = None,
     keep: Callable[[], None] | None = None,
+    silence: float = SILENCE,
+    connections: int = CONNECTIONS_PER_WORKER,
 ) -> int:
     """Run workers until SIGTERM, SIGINT or SIGHUP; a second signal cuts what still runs.
+
+    A worker that dies is replaced, and so is one that does nothing any more: its requests are lost.
 
     After the return the signals stay caught and change nothing, so that the caller can stop in peace
     what the workers needed.
@@ -66,6 +74,9 @@ def serve(  # noqa: PLR0913  # each is a setting of its own
         on_death: called with the number of a worker that died, before another takes its place.
         keep: called about every second until the stop, to look after what the workers need. Signals and
             dead workers wait for its return. A WatchlyError of it is reported once until it succeeds again.
+        silence: seconds after which a worker whose event loop does not run is killed, unless a debugger holds
+            it; time in which the supervisor itself could not look does not count.
+        connections: how many a worker takes at a time, if the system lets it; others wait.
 
     Returns:
         The exit code: 0 after a signal, 1 when the workers could not start or kept dying.
@@ -75,7 +86,15 @@ def serve(  # noqa: PLR0913  # each is a setting of its own
     """
     address, port, claim = _claim(host, port)
     with claim:
-        supervisor = _Supervisor(load_app, address, port, workers, drain_timeout)
+        supervisor = _Supervisor(
+            load_app,
+            address,
+            port,
+            workers,
+            drain_timeout=drain_timeout,
+            silence=silence,
+            connections=_possible(connections),
+        )
         supervisor.notice, supervisor.on_listening = notice, on_listening
         supervisor.on_birth, supervisor.on_death, supervisor.keep = on_birth, on_death, keep
         with contextlib.suppress(SystemExit), contextlib.closing(supervisor):  # the code to exit with is ours
@@ -92,8 +111,16 @@ class _Supervisor(MPServer):
     on_death: Callable[[int], None] | None = None
     keep: Callable[[], None] | None = None
 
-    def __init__(
-        self, load_app: Callable[[], Application], address: str, port: int, workers: int, drain_timeout: float
+    def __init__(  # noqa: PLR0913  # each is a thing of its own
+        self,
+        load_app: Callable[[], Application],
+        address: str,
+        port: int,
+        workers: int,
+        *,
+        drain_timeout: float,
+        silence: float,
+        connections: int,
     ) -> None:
         super().__init__(
             "watchly",
@@ -106,12 +133,13 @@ class _Supervisor(MPServer):
             http1_settings=HTTP1Settings(header_read_timeout=int(1000 * min(30.0, max(1.0, drain_timeout)))),
             loop=Loops.uvloop,  # beside it asyncio's takes a fifth more for an empty request
             websockets=False,
-            backlog=2048,
-            backpressure=_connections(),  # by default the backlog divided by the workers: 32 at 64
+            backlog=BACKLOG,
+            backpressure=connections,  # by default the backlog divided by the workers: 32 at 64
             log_enabled=False,
         )
         self.exit_code = 0
         self._home, self._load_app, self._drain_timeout = os.getpid(), load_app, drain_timeout
+        self._watchdog = Watchdog(workers, silence)
         self._stop_at, self._hurry = 0.0, False
         self._crashes: dict[int, int] = {}
         self._keep_at, self._keep_pause = 0.0, KEEP_EVERY
@@ -136,7 +164,7 @@ class _Supervisor(MPServer):
         multiprocessing.util.Finalize(None, logs.flush, exitpriority=0)
         drain.hold_signals()
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _connections() + SPARE_DESCRIPTORS), hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, self.backpressure + SPARE_DESCRIPTORS), hard))
         try:
             if self.on_birth is not None:
                 self.on_birth(number)
@@ -154,6 +182,7 @@ class _Supervisor(MPServer):
             leash=self._leash,
             port=self.bind_port,
             drain_timeout=self._drain_timeout,
+            beat=functools.partial(self._watchdog.beat, number),
         )
 
     def signal_handler_interrupt(self, *_args: object, **_kwargs: object) -> None:
@@ -189,7 +218,8 @@ class _Supervisor(MPServer):
         ready = 0
         while not drain.draining() and not self.exit_code:
             sentinels = [process.sentinel for process in self._processes]
-            awake = multiprocessing.connection.wait([self._ears, *sentinels], self._before_keeping())
+            pause = min(self._before_keeping(), self._watchdog.before_look())
+            awake = multiprocessing.connection.wait([self._ears, *sentinels], pause)
             for report in self._heard():
                 if report == "ready":
                     ready += 1
@@ -201,6 +231,8 @@ class _Supervisor(MPServer):
             for index, sentinel in enumerate(sentinels):
                 if sentinel in awake and not drain.draining() and not self.exit_code:
                     self._replace(index, spawn_target, target_loader)
+            for index in self._watchdog.look():
+                self._end(index)
             if self._before_keeping() == 0 and not drain.draining() and not self.exit_code:
                 self._call_keep()
 
@@ -209,8 +241,8 @@ class _Supervisor(MPServer):
     ) -> WorkerProcess:
         return super()._spawn_worker(idx, target, functools.partial(callback_loader, idx))
 
-    def _before_keeping(self) -> float | None:
-        return None if self.keep is None else max(0.0, self._keep_at - time.monotonic())
+    def _before_keeping(self) -> float:
+        return math.inf if self.keep is None else max(0.0, self._keep_at - time.monotonic())
 
     def _call_keep(self) -> None:
         pause = KEEP_EVERY
@@ -223,6 +255,13 @@ class _Supervisor(MPServer):
             pause = min(2 * self._keep_pause, KEEP_AT_LEAST)
         self._keep_at, self._keep_pause = time.monotonic() + pause, pause
 
+    def _end(self, index: int) -> None:
+        """Kill a worker that does nothing any more; its death is heard of like any other."""
+        process = self._processes[index]
+        if process.pid is not None and not is_traced(process.pid):
+            sys.stderr.write(f"watchly: worker {process.pid} does nothing any more, killing it\n")
+            process.kill()
+
     def _replace(self, index: int, spawn_target: object, target_loader: object) -> None:
         young = time.monotonic() - self.wrks[index].birth < CRASH_WINDOW
         self._crashes[index] = self._crashes.get(index, 0) + 1 if young else 1
@@ -230,6 +269,7 @@ class _Supervisor(MPServer):
             self._fail("the workers die soon after they start, giving up")
             return
         sys.stderr.write(f"watchly: worker {self._processes[index].pid} died, starting another\n")
+        self._watchdog.forget(index)
         if self.on_death is not None:
             self.on_death(index)
         self._respawn_workers([index], spawn_target, target_loader)
@@ -271,10 +311,10 @@ class _Supervisor(MPServer):
             list(self._heard())
 
 
-def _connections() -> int:
-    """How many connections a worker takes: each is a descriptor, of which it can have so many at the most."""
+def _possible(connections: int) -> int:
+    """So many connections, if a worker can have them: each is a descriptor."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(CONNECTIONS_PER_WORKER, hard - SPARE_DESCRIPTORS)
+    return min(connections, hard - SPARE_DESCRIPTORS)
 
 
 def _claim(host: str, port: int) -> tuple[str, int, socket.socket]:

@@ -19,17 +19,17 @@ from watchly_adapters.cached import CachedQueries
 from watchly_adapters.cloudinary import CloudinaryImages
 from watchly_adapters.container import Container
 from watchly_adapters.filesystem import FilesystemImages
-from watchly_adapters.memory import MemoryDatabase, MemoryImages
+from watchly_adapters.memory import MemoryDatabase, MemoryImages, MemoryRateLimiter
 from watchly_adapters.metrics import Metrics
 from watchly_adapters.nats import NatsPublisher
 from watchly_adapters.pillow import PillowInspector
-from watchly_adapters.postgres import PostgresDatabase
+from watchly_adapters.postgres import Limits, PostgresDatabase
 from watchly_adapters.security import Argon2Hasher, SealedTokens
 from watchly_adapters.settings import Settings, read_settings
 from watchly_adapters.steps import Steps
 from watchly_adapters.testing import samples
 from watchly_adapters.testing.stores import events_of
-from watchly_adapters.valkey import ValkeyCache
+from watchly_adapters.valkey import ValkeyCache, ValkeyRateLimiter
 from watchly_adapters.webhooks import WebhookPublisher
 from watchly_core import Catalogue, Gallery, MovieDraft
 from watchly_core.access import Access
@@ -80,7 +80,7 @@ def container(**environment: str) -> Container:
 async def test_every_provider_builds_its_part_once(
     environment: dict[str, str], database: type[object], images: type[object], inspector: type[object]
 ) -> None:
-    made = container(**environment, **SHARED)
+    made = container(**environment, **SHARED, RATE_LIMIT="600/1 min")
     kinds = {
         "settings": Settings,
         "database": database,
@@ -90,6 +90,8 @@ async def test_every_provider_builds_its_part_once(
         "reading": Catalogue,
         "cache": ValkeyCache,
         "cached": CachedQueries,
+        "limiter": ValkeyRateLimiter,
+        "spare_limiter": MemoryRateLimiter,
         "gallery": Gallery,
         "hasher": Argon2Hasher,
         "tokens": SealedTokens,
@@ -138,6 +140,19 @@ async def test_a_shared_cache_without_its_library_is_a_mistake(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "watchly_adapters.valkey", None)
     with pytest.raises(Misconfigured, match=r"pip install 'watchly\[valkey\]'"):
         container(**MEMORY, **SHARED).cached()
+
+
+async def test_requests_are_counted_where_there_is_a_limit_by_valkey_where_there_is_one() -> None:
+    assert container(**MEMORY, VALKEY_URL="valkey://127.0.0.1:1").limiter() is None
+    assert isinstance(container(**MEMORY, RATE_LIMIT="600/1 min").limiter(), MemoryRateLimiter)
+    assert container(**MEMORY).spare_limiter() is None
+    assert container(**MEMORY, RATE_LIMIT="1/1s", RATE_LIMIT_FALLBACK="allow").spare_limiter() is None
+
+
+async def test_a_limit_in_valkey_without_its_library_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "watchly_adapters.valkey", None)
+    with pytest.raises(Misconfigured, match=r"pip install 'watchly\[valkey\]'"):
+        container(**MEMORY, RATE_LIMIT="1/1s", VALKEY_URL="valkey://127.0.0.1:1").limiter()
 
 
 async def test_a_broker_is_told_where_one_is_named() -> None:
@@ -235,6 +250,15 @@ async def test_settings_must_be_settings() -> None:
         Container(settings={"host": "::1"}).settings()
     with pytest.raises(Error):
         Container().database()
+
+
+@pytest.mark.parametrize("seconds", [3, 15])
+async def test_statements_end_before_the_requests_that_they_are_for(seconds: int) -> None:
+    settings = read_settings({**POSTGRES, "REQUEST_TIMEOUT": f"{seconds} s"})
+    database = Container(settings=settings).database()
+    assert isinstance(database, PostgresDatabase)
+    assert database.limits == Limits.of_requests(seconds)
+    assert database.limits.lock < database.limits.statement < seconds
 
 
 async def test_without_a_database_url_somebody_must_start_the_embedded_one() -> None:

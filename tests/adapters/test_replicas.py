@@ -141,6 +141,20 @@ class TestPositions(_OnReplica, PositionContract):
     pass
 
 
+class TestPositionsOfALateOne(PositionContract):
+    """On a replica that has got nothing, and gets nothing."""
+
+    @pytest.fixture
+    async def store(
+        self, replica: Replica, monkeypatch: pytest.MonkeyPatch
+    ) -> AsyncIterator[PostgresDatabase]:
+        # How long it is waited for is tried elsewhere.
+        monkeypatch.setattr("watchly_adapters.postgres.replicas._WAIT", 0.01)
+        with replica.paused():
+            async with opened(replica.primary_url, replica.url) as database:
+                yield database
+
+
 # A replica that is late
 
 

@@ -18,6 +18,7 @@ from rich.pretty import pretty_repr
 from watchly_adapters.settings import SERVICES, Settings, load_settings, read_settings
 from watchly_core.errors import Misconfigured
 from watchly_core.people import Permission
+from watchly_core.rates import Rate
 
 SECRET = "s3cret" * 6
 HOME = Path("/srv/watchly")
@@ -42,6 +43,8 @@ DEFAULTS: Mapping[str, object] = {
     "max_image_bytes": 500_000_000,
     "max_import_bytes": 1_000_000_000,
     "max_page_limit": 200,
+    "max_requests": 1_000,
+    "request_timeout": timedelta(seconds=15),
     "drain_timeout": timedelta(seconds=10),
     "image_grace": timedelta(days=30),
     "log_retention": None,
@@ -52,6 +55,8 @@ DEFAULTS: Mapping[str, object] = {
     "cache": "off",
     "cache_bytes": 64_000_000,
     "valkey_url": None,
+    "rate_limit": None,
+    "rate_limit_fallback": "local",
     "log_format": "console",
     "log_level": "info",
     "slow_statement": timedelta(milliseconds=500),
@@ -194,6 +199,11 @@ GOOD: list[tuple[str, str, object]] = [
     ("CACHE", "Local", "local"),
     ("CACHE_BYTES", "1 GiB", 2**30),
     ("VALKEY_URL", "valkey://cache.example", "valkey://cache.example"),
+    ("RATE_LIMIT", "100/1s", Rate(100, timedelta(seconds=1))),
+    ("RATE_LIMIT", "600/1 min", Rate(600, timedelta(minutes=1))),
+    ("RATE_LIMIT", "5 / 2000 ms", Rate(5, timedelta(seconds=2))),
+    ("RATE_LIMIT", "999999999/1 day", Rate(999_999_999, timedelta(days=1))),
+    ("RATE_LIMIT_FALLBACK", "Refuse", "refuse"),
     ("VALKEY_URL", "rediss://u:p%40@[::1]:6380/2", "rediss://u:p%40@[::1]:6380/2"),
     ("LOG_FORMAT", "JSON", "json"),
     ("LOG_LEVEL", "WARNING", "warning"),
@@ -316,6 +326,8 @@ EXAMPLES = {
     "CACHE": "local",
     "CACHE_BYTES": "64 MB",
     "VALKEY_URL": "valkey://user:password@127.0.0.1:6379/0",
+    "RATE_LIMIT": "600/1 min",
+    "RATE_LIMIT_FALLBACK": "refuse",
     "WATCHLY_HOME": "/srv/watchly",
     "DATABASE_URL": "postgresql://user:password@localhost/watchly",
     "READ_DATABASE_URL": "postgresql://user:password@replica/watchly",
@@ -332,6 +344,8 @@ EXAMPLES = {
     "MAX_IMAGE_BYTES": "500 MB",
     "MAX_IMPORT_BYTES": "1 GB",
     "MAX_PAGE_LIMIT": "200",
+    "MAX_REQUESTS": "1000",
+    "REQUEST_TIMEOUT": "15 s",
     "DRAIN_TIMEOUT": "10 s",
     "IMAGE_GRACE": "30 days",
     "LOG_RETENTION": "365 days",
@@ -394,6 +408,18 @@ BAD: list[tuple[str, str, list[str]]] = [
         "must end with the host, its port, or the number of a database",
         [f"valkey://:{SECRET}@h/films", "valkey://h/0?db=1", "valkey://h/0/1", "redis://h#x"],
     ),
+    (
+        "RATE_LIMIT",
+        "must be a number of requests, a slash and a duration",
+        ["100", "100/", "/1s", "0/1s", "-1/1s", "1.5/1s", "1000000000/1s", "on", "100 per 1s", "٣/1s"],
+    ),
+    ("RATE_LIMIT", _DURATION, ["100/s", "100/1 week", "100/1s,600/1 min", "100/1/2"]),
+    (
+        "RATE_LIMIT",
+        "must have a duration of whole seconds, up to a day",
+        ["100/0s", "100/500 ms", "100/1500 ms", "100/2 days"],
+    ),
+    ("RATE_LIMIT_FALLBACK", "must be one of local, allow, refuse", ["deny", "on", "503"]),
     (
         "NATS_URL",
         "must be a nats:// or tls:// URL, or a comma list of those of a cluster",
@@ -524,6 +550,9 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("MAX_IMPORT_BYTES", _SIZE, ["1 TB", "1.5 GB"]),
     ("MAX_IMAGE_BYTES", "must be more than 0", ["0"]),
     ("MAX_PAGE_LIMIT", "must be an integer from 1 to 10000", ["0", "10001", "00000000010001"]),
+    ("MAX_REQUESTS", "must be an integer from 1 to 100000", ["0", "100001", "many", "-1", "1 000"]),
+    ("REQUEST_TIMEOUT", _DURATION, ["soon", "-1 s", "1.5 s"]),
+    ("REQUEST_TIMEOUT", "must be 10 ms at least", ["0", "0 s", "9 ms"]),
     ("DRAIN_TIMEOUT", _DURATION, ["ten", "-1 s", "1 week", "1.5 h", "1 mb"]),
     ("DRAIN_TIMEOUT", "must be at most a hundred years", ["36601 d", "999999999999999 d"]),
     ("IMAGE_GRACE", _DURATION, ["for ever"]),

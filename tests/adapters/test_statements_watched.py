@@ -53,8 +53,8 @@ DRAFT: Final = MovieDraft(title=f"{MARK} title", description=f"{MARK} text", rel
 NAMES: Final = {name_by_rule(constant) for constant, _ in statements()}
 #: Names of what needs none of its own.
 PLAIN: Final = {"begin", "check", "commit", "listen", "rollback", "set"}
-#: What is run by commands, on connections that nobody watches.
-BY_COMMAND: Final = ("dumps.", "migrate.", "rebuild.", "reindex.", "events.load_untraced")
+#: What is run by commands, on connections that nobody watches, or before anybody does.
+BY_COMMAND: Final = ("dumps.", "migrate.", "rebuild.", "reindex.", "events.load_untraced", "limits.session")
 #: What always travels with something that names the step.
 BESIDE: Final = {"numbering.lock", "positions.newest", "receipts.try_lock"}
 
@@ -265,6 +265,7 @@ async def test_every_step_has_the_name_of_a_statement_and_never_a_value(
         return database.replica_answers is True
 
     monkeypatch.setattr(turns, "_PAUSE", 0.01)
+    monkeypatch.setattr("watchly_adapters.postgres.numbering._LISTENED", 0.01)
     async with PostgresDatabase(database_url, replica_url=database_url, watch=watch) as database:
         await database.ping()
         await database.identity()
@@ -288,6 +289,7 @@ async def test_every_step_has_the_name_of_a_statement_and_never_a_value(
         async with database.alone(MARK):
             await told("turns.word")
         await told("listen")
+        await told("numbering.word")
         listening.cancel()
     seen = set(watch.names)
     assert not [name for name in seen if MARK in name]
@@ -334,7 +336,7 @@ async def test_an_export_is_a_step_for_each_fetch_and_a_load_is_one(
         sizes = [len(batch) async for batch in PostgresMovieQueries(opened).export(MovieQuery())]
     assert sizes == [500, 1]
     # It is declared, and the last fetch finds no more.
-    assert watch.names == ["begin", *["queries.export"] * 4, "commit"]
+    assert watch.names == ["limits.transaction", *["queries.export"] * 4, "commit"]
 
 
 async def test_a_step_ends_as_its_statement_does(watched: PostgresDatabase, watch: Recorder) -> None:
@@ -437,7 +439,12 @@ async def test_a_pool_tells_how_many_were_left_without_a_connection(
     waits: list[float] = []
     one = Pool(database_url, min_size=1, max_size=1, on_acquired=waits.append)
     await one.open()
+
+    async def connected() -> bool:
+        return one.figures.idle == 1
+
     try:
+        await until(connected)
         async with one.transaction():
             with pytest.raises(Unavailable):
                 await one.read(read_last)

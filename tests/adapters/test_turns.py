@@ -7,6 +7,7 @@ import time
 
 import psycopg
 import pytest
+from tests.services import wait_until
 
 from watchly_adapters.postgres import PostgresDatabase, relays, turns
 from watchly_core.errors import Unavailable
@@ -85,6 +86,19 @@ async def test_a_process_that_is_there_keeps_its_turn(
             while time.monotonic() < until:
                 assert not free(other)
                 await asyncio.sleep(0.01)
+        assert free(other)
+
+
+async def test_a_turn_ends_while_a_word_is_under_way(
+    postgres: PostgresDatabase, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "_PAUSE", 0.01)
+    monkeypatch.setattr(turns, "_WORD", "/* turns.word */ SELECT pg_sleep(3600)")
+    words = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '/* turns.word%' AND state = 'active'"
+    with psycopg.connect(database_url, autocommit=True) as other:
+        async with asyncio.timeout(20), postgres.alone("work") as alone:
+            assert alone
+            await asyncio.to_thread(wait_until, lambda: other.execute(words).fetchone() == (1,), "a word")
         assert free(other)
 
 

@@ -1,4 +1,4 @@
-"""The cache in Valkey on a real server that is killed, frozen, full, or holds what nobody put there."""
+"""The adapters of Valkey on a real server that is killed, frozen, full, or holds what nobody put there."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from tests.valkeys import ValkeyServer
 
-from watchly_adapters.valkey import ValkeyCache
+from watchly_adapters.valkey import ValkeyCache, ValkeyRateLimiter
 from watchly_core.errors import Misconfigured, Unavailable
+from watchly_core.rates import Rate
 
 pytestmark = pytest.mark.anyio
 
@@ -241,3 +242,118 @@ async def test_a_certificate_for_another_name_is_none(
 async def test_what_is_no_url_is_a_mistake() -> None:
     with pytest.raises(Misconfigured, match="VALKEY_URL"):
         ValkeyCache("http://127.0.0.1")
+
+
+# ---- counts of requests ----
+
+FIVE = Rate(5, LONG)
+
+
+@asynccontextmanager
+async def counting(server: ValkeyServer, processes: int = 1) -> AsyncIterator[list[ValkeyRateLimiter]]:
+    limiters = [ValkeyRateLimiter(server.url, timeout=DEADLINE, pause=0.0) for _ in range(processes)]
+    yield limiters
+    for limiter in limiters:
+        await limiter.close()
+
+
+async def test_all_processes_count_together(server: ValkeyServer) -> None:
+    async with counting(server, 8) as limiters:
+        taken = await asyncio.gather(*(limiter.take("key", FIVE) for limiter in limiters * 25))
+        assert sorted(allowance.left for allowance in taken if allowance.granted) == [0, 1, 2, 3, 4]
+
+
+async def test_a_count_is_one_question(server: ValkeyServer) -> None:
+    async with counting(server) as (limiter,):
+        await limiter.take("key", FIVE)  # it has connected
+        with server.client() as client:
+            client.config_resetstat()
+            for _ in range(10):
+                await limiter.take("key", FIVE)
+            asked = client.info("commandstats")
+        assert asked["cmdstat_eval"]["calls"] == 10
+        assert set(asked) - {"cmdstat_config|resetstat"} == {"cmdstat_eval", "cmdstat_incr", "cmdstat_pttl"}
+
+
+async def test_counts_are_forgotten_when_their_window_ends(server: ValkeyServer) -> None:
+    async with counting(server) as (limiter,):
+        for _ in range(7):
+            await limiter.take("key", Rate(5, timedelta(minutes=1)))
+        with server.client() as client:
+            assert client.keys() == [b"watchly:rate:5/60000:key"]
+            assert 0 < client.pttl("watchly:rate:5/60000:key") <= 60_000
+
+
+async def test_a_server_that_was_flushed_counts_anew(server: ValkeyServer) -> None:
+    async with counting(server) as (limiter,):
+        for _ in range(2):
+            assert [(await limiter.take("key", FIVE)).granted for _ in range(6)] == [True] * 5 + [False]
+            with server.client() as client:
+                client.flushall()
+
+
+@pytest.mark.parametrize("oddity", ["no end", "a far end", "text", "list"])
+async def test_what_is_no_count_becomes_one(oddity: str, server: ValkeyServer) -> None:
+    key = "watchly:rate:5/3600000:key"
+    with server.client() as client:
+        if oddity == "list":
+            client.rpush(key, "one")
+        else:
+            # As a clock leaves it that was set back, or somebody else.
+            far = 999_999_999 if oddity == "a far end" else None
+            client.set(key, "x" if oddity == "text" else 1, px=far)
+    async with counting(server) as (limiter,):
+        taken = [await limiter.take("key", FIVE) for _ in range(6)]
+        assert sum(allowance.granted for allowance in taken) == (4 if "end" in oddity else 5)
+        assert all(0 < allowance.ends_in <= 3_600 for allowance in taken)
+
+
+async def test_one_that_does_not_count_is_missed_at_once_and_found_again(server: ValkeyServer) -> None:
+    limiter = ValkeyRateLimiter(server.url, pause=0.0)
+    for stop, start in ((server.freeze, server.thaw), (server.stop, server.start)):
+        took = []
+        stop()
+        for _ in range(10):
+            began = time.perf_counter()
+            with pytest.raises(Unavailable) as raised:
+                await limiter.take("key", FIVE)
+            took.append(time.perf_counter() - began)
+            assert raised.value.dependency == "rate_limit"
+        assert median(took) < MOST
+        start()
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                with suppress(Unavailable):
+                    await limiter.take("key", FIVE)
+                    break
+                await asyncio.sleep(0.005)
+    await limiter.close()
+
+
+async def test_one_that_does_not_count_is_left_alone_for_a_while(server: ValkeyServer) -> None:
+    limiter = ValkeyRateLimiter(server.url, pause=3_600.0)
+    server.stop()
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await limiter.take("key", FIVE)
+    assert limiter.interrupted
+    server.start()
+    with pytest.raises(Unavailable, match="left alone"):
+        await limiter.take("key", FIVE)
+    await limiter.close()
+
+
+async def test_what_answers_no_count_is_down() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while await reader.read(65_536):
+                writer.write(b"+OK\r\n")
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as nonsense:
+        port = nonsense.sockets[0].getsockname()[1]
+        limiter = ValkeyRateLimiter(f"valkey://127.0.0.1:{port}", timeout=DEADLINE)
+        with pytest.raises(Unavailable):
+            await limiter.take("key", FIVE)
+        await limiter.close()

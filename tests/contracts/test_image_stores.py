@@ -13,7 +13,7 @@ from watchly_adapters.filesystem import FilesystemImages
 from watchly_adapters.memory import MemoryImages
 from watchly_adapters.testing.cloudinary import CloudinaryEmulator
 from watchly_adapters.testing.image_files import ServedStoreContract
-from watchly_adapters.testing.image_stores import ImageStoreContract
+from watchly_adapters.testing.image_stores import ImageStoreContract, ServedStore
 from watchly_adapters.testing.image_uploads import ImageUploadsContract
 
 
@@ -32,7 +32,11 @@ class TestImagesInMemory(ServedStoreContract):
 class TestImagesInADirectory(ServedStoreContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> FilesystemImages:
-        return FilesystemImages(tmp_path / "images")
+        self.folder = tmp_path / "images"
+        return FilesystemImages(self.folder)
+
+    def another(self, store: ServedStore) -> FilesystemImages:  # noqa: ARG002 - see the suite
+        return FilesystemImages(self.folder)
 
 
 class TestImagesInADirectoryWithAnAddress(ServedStoreContract):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import msgspec
 import pytest
@@ -53,6 +54,26 @@ async def test_a_removed_movie_comes_back_and_its_version_goes_on(house: House) 
     )
     assert await catalogue.get(first.id) == movie
     assert (await events_of(catalogue, first.id))[0] == MovieAdded(first.id, 4, at, "system", movie)
+
+
+async def test_the_times_of_a_movie_ascend_though_clocks_differ(house: House) -> None:
+    """As where several machines write, one of which is fast."""
+    catalogue, gallery = house.catalogue(), house.gallery()
+    movie = await catalogue.add({"title": "Heat"})
+    behind = -timedelta(minutes=10)
+    house.wait(behind)
+    revised = await catalogue.revise(movie.id, {"genre": "Crime"})
+    await asyncio.gather(*(catalogue.revise(movie.id, {"title": f"Heat {number}"}) for number in range(3)))
+    await gallery.attach(movie.id, chunks(PNG), "image/png")
+    await gallery.detach(movie.id)
+    await catalogue.revert(movie.id, 1)
+    await catalogue.remove(movie.id)
+    house.wait(behind)
+    back = (await catalogue.revert(movie.id, 1)).movie
+    assert revised.updated_at == back.updated_at == movie.updated_at
+    assert {event.at for event in await events_of(catalogue, movie.id)} == {movie.updated_at}
+    at = house.wait(timedelta(hours=1))
+    assert (await catalogue.revise(movie.id, {"genre": "Drama"})).updated_at == at
 
 
 async def test_a_revert_to_what_a_movie_is_changes_nothing(house: House) -> None:

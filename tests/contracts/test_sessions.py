@@ -6,15 +6,16 @@ import asyncio
 import datetime as dt
 import secrets
 from base64 import urlsafe_b64encode
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 from tests.households import CHEAP, DEARER, HERE, PASSWORD, Household, email, split
 from tests.houses import INSTANT, House
 
-from watchly_core.errors import NotSignedIn
+from watchly_core.errors import NotSignedIn, Unavailable
 from watchly_core.passwords import MAX_PASSWORD
 from watchly_core.people import Role, UserPatch
-from watchly_core.ports import PasswordHasher
+from watchly_core.ports import PasswordHasher, Transaction, Transactions
 from watchly_core.sessions import MAX_SESSIONS, MOST_SETTLING, REFRESH_FOR, SETTLING
 from watchly_core.tokens import ACCESS_FOR
 
@@ -46,6 +47,19 @@ class Noting:
 
     def outdated(self, kept: str) -> bool:
         return self._real.outdated(kept)
+
+
+class Losing:
+    """The write side of a store that is lost after so many transactions."""
+
+    def __init__(self, real: Transactions, left: int) -> None:
+        self._real, self._left = real, left
+
+    def __call__(self) -> AbstractAsyncContextManager[Transaction]:
+        if not self._left:
+            raise Unavailable("database", "the connection was lost or refused")
+        self._left -= 1
+        return self._real()
 
 
 # Signing in
@@ -252,6 +266,18 @@ async def test_others_keep_the_next_token_back_for_a_while_and_no_longer(househo
         assert "in use" in await refused(household, first.refresh_token)
     household.house.wait(step)
     assert "not any more" in await refused(household, first.refresh_token)
+
+
+async def test_the_next_token_reaches_its_owner_though_the_store_is_lost_meanwhile(
+    household: Household,
+) -> None:
+    """The old one is good no more: whoever gets no other has to sign in again."""
+    await household.add()
+    first = await household.sign_in()
+    household.house.wait()
+    losing = Household(household.house, transactions=Losing(household.house.store.transactions, 1))
+    second = await losing.sessions.refresh(first.refresh_token)
+    await household.sessions.refresh(second.refresh_token)
 
 
 async def test_the_session_that_was_not_used_for_longest_ends_for_one_too_many(household: Household) -> None:

@@ -10,6 +10,7 @@ from watchly_adapters.memory import MemoryDatabase
 from watchly_adapters.postgres import PostgresDatabase
 from watchly_adapters.testing.api_keys import ApiKeyContract
 from watchly_adapters.testing.backlogs import BacklogContract
+from watchly_adapters.testing.contention import ContentionContract
 from watchly_adapters.testing.event_logs import EventLogContract
 from watchly_adapters.testing.image_ledgers import ImageLedgerContract
 from watchly_adapters.testing.movie_lists import MovieListContract
@@ -21,11 +22,14 @@ from watchly_adapters.testing.relay_ledgers import RelayLedgerContract
 from watchly_adapters.testing.sessions import SessionContract
 from watchly_adapters.testing.signing_keys import SigningKeyContract
 from watchly_adapters.testing.throttles import ThrottleContract
+from watchly_adapters.testing.transactions import TransactionContract
 from watchly_adapters.testing.users import UserContract
 from watchly_adapters.valkey import ValkeyCache
 
 
 class _InMemory:
+    in_turn = True
+
     @pytest.fixture
     def store(self) -> MemoryDatabase:
         return MemoryDatabase()
@@ -51,6 +55,7 @@ class _Cached:
 class _Shared:
     """Read through one with Valkey behind it."""
 
+    in_turn = True
     noted = True
 
     @pytest.fixture
@@ -109,6 +114,14 @@ class TestSearchesShared(_Shared, MovieSearchContract):
     pass
 
 
+class TestTransactionsInMemory(_InMemory, TransactionContract):
+    pass
+
+
+class TestTransactionsInPostgres(_InPostgres, TransactionContract):
+    pass
+
+
 class TestPositionsInMemory(_InMemory, PositionContract):
     pass
 
@@ -162,6 +175,14 @@ class TestRelaysInMemory(_InMemory, RelayLedgerContract):
 
 
 class TestRelaysInPostgres(_InPostgres, RelayLedgerContract):
+    pass
+
+
+class TestContentionInMemory(_InMemory, ContentionContract):
+    pass
+
+
+class TestContentionInPostgres(_InPostgres, ContentionContract):
     pass
 
 

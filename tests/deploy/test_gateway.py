@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -26,6 +27,8 @@ from cryptography.x509.oid import NameOID
 from tests.forgeries import Forger, compact, jwk_of, spelled, without
 from tests.gateways import DEPLOY, HAPROXY, Echo, Echoed, Gateway, Names, free_port, needs_haproxy
 from tests.services import wait_until
+
+from watchly_http.problems import KINDS
 
 pytestmark = needs_haproxy
 
@@ -194,6 +197,18 @@ def test_what_is_not_for_everybody_is_not_there(stage: Stage, path: str) -> None
         response = client.get(httpx.URL(stage.gateway.url).copy_with(raw_path=path.encode()))
     assert response.status_code == 404
     problem_in(response, "not_found")
+
+
+def test_what_the_gateway_says_by_itself_is_a_problem_of_watchly() -> None:
+    """But for 502, which only a gateway says."""
+    said = re.findall(
+        r'http-error status (\d+) .*"type":"/problems/(\w+)","title":"([^"]+)".*"code":"(\w+)"',
+        (DEPLOY / "haproxy" / "haproxy.cfg").read_text(),
+    )
+    assert len(said) > 5
+    for status, kind, title, code in said:
+        assert (kind, title) == (code, KINDS[code].title)
+        assert int(status) in {KINDS[code].status, 502}
 
 
 def test_nobody_says_for_others_where_a_request_comes_from(stage: Stage) -> None:
@@ -369,7 +384,7 @@ def test_who_asks_too_often_is_told_to_wait(tmp_path: Path) -> None:
         assert len(statuses) > LIMIT
         response = stage.send("GET", "/api/movies")
         assert response.headers["retry-after"] == "10"
-        problem_in(response, "too_many_attempts")
+        problem_in(response, "too_many_requests")
         # Others are none of that.
         with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.9")) as other:
             assert other.get(f"{stage.gateway.url}/api/movies").status_code == 200

@@ -1,15 +1,22 @@
-"""Comparing what is in the store, in the tables and behind the API, with what clients were told as well."""
+"""Comparing what is in the store, in the tables and behind the API, with what clients were told as well.
+
+`violations` is the one entry: every run that makes trouble ends with it.
+"""
 
 from __future__ import annotations
 
 import collections
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
-from datetime import timedelta
+import json
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import psycopg
-from tests.faults.told import WITH_IMAGE, Deeds, Shown, Told
+from psycopg.rows import TupleRow
+from tests.faults.told import WITH_IMAGE, Deeds, Heard, Shown, Told
 from tests.faults.wire import send
 
 from watchly_adapters.container import Container
@@ -23,6 +30,28 @@ from watchly_core.uploads import TICKET_FOR
 
 #: By then all is due: what was discarded, what is pending, and what a sweep has failed at.
 _LATER: Final = IMAGE_GRACE + PENDING_FOR + TICKET_FOR + timedelta(hours=2)
+
+#: Seconds in which a connection has to leave its transaction, once nobody asks for anything.
+_IDLE: Final = 5.0
+
+_IMAGES: Final = "SELECT key, state, movie_id FROM images"
+_MOVIES: Final = "SELECT id, version, image ->> 'key' FROM movies"
+_EVENTS: Final = """
+    SELECT kind, movie_id, version, movie ->> 'title', movie -> 'image' ->> 'key', seq, at
+    FROM events ORDER BY id
+"""
+#: A row and the last line of its log are written by two statements.
+_UNLIKE: Final = """
+    SELECT m.id FROM movies m JOIN events e ON e.movie_id = m.id AND e.version = m.version
+    WHERE (m.title, m.description, m.release_year::text, m.genre) IS DISTINCT FROM
+        (e.movie ->> 'title', e.movie ->> 'description', e.movie ->> 'release_year', e.movie ->> 'genre')
+"""
+_RECEIPTS: Final = "SELECT key, status, body FROM receipts"
+_LOG: Final = "SELECT horizon, last_seq FROM change_log"
+_IN_TRANSACTION: Final = """
+    SELECT pid || ': ' || query FROM pg_stat_activity
+    WHERE datname = current_database() AND state LIKE 'idle in transaction%' AND pid <> pg_backend_pid()
+"""
 
 _DONE_BY: Final = {"image_attached": "attach", "image_detached": "detach", "movie_removed": "remove"}
 
@@ -49,6 +78,17 @@ class Event(NamedTuple):
     version: int
     title: str
     key: str | None
+    seq: int | None
+    at: datetime
+
+
+class Receipt(NamedTuple):
+    """The kept reply to a key: the movie that it shows, at which version; None if it shows none."""
+
+    key: str
+    status: int
+    movie: int | None
+    version: int | None
 
 
 class Row(NamedTuple):
@@ -60,26 +100,91 @@ class Row(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What the database holds."""
+    """What the database holds.
+
+    Attributes:
+        images: the ledger, by key.
+        movies: those that are there, by id.
+        unlike: those whose words are others than those of their log.
+        events: the log, in the order in which it was written.
+        receipts: the replies that were kept.
+        horizon: up to which number the log was pruned.
+        last_seq: the last number that was given.
+        stuck: connections that stayed in a transaction and did nothing there.
+    """
 
     images: Mapping[str, Row]
     movies: Mapping[int, Shown]
+    unlike: Collection[int]
     events: Collection[Event]
+    receipts: Collection[Receipt]
+    horizon: int
+    last_seq: int
+    stuck: Collection[str]
 
 
 def read_tables(database_url: str) -> Tables:
-    with psycopg.connect(database_url) as connection:
-        images = connection.execute("SELECT key, state, movie_id FROM images").fetchall()
-        movies = connection.execute("SELECT id, version, image ->> 'key' FROM movies").fetchall()
-        events = connection.execute(
-            "SELECT kind, movie_id, version, movie ->> 'title', movie -> 'image' ->> 'key'"
-            " FROM events ORDER BY id"
-        ).fetchall()
+    """All of it at one moment, once nobody is in a transaction any more."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        deadline = time.monotonic() + _IDLE
+        while (stuck := connection.execute(_IN_TRANSACTION).fetchall()) and time.monotonic() < deadline:
+            time.sleep(0.02)  # between looks, not in place of one
+        with connection.transaction():
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            images = connection.execute(_IMAGES).fetchall()
+            movies = connection.execute(_MOVIES).fetchall()
+            unlike = connection.execute(_UNLIKE).fetchall()
+            events = connection.execute(_EVENTS).fetchall()
+            receipts = connection.execute(_RECEIPTS).fetchall()
+            ((horizon, last_seq),) = connection.execute(_LOG).fetchall()
     return Tables(
         {row.key: row for row in map(Row._make, images)},
         {shown.movie: shown for shown in map(Shown._make, movies)},
+        [movie for (movie,) in unlike],
         [Event._make(event) for event in events],
+        [_receipt(row) for row in receipts],
+        horizon,
+        last_seq,
+        [words for (words,) in stuck],
     )
+
+
+def _receipt(row: TupleRow) -> Receipt:
+    key, status, body = row
+    reply = json.loads(body)
+    return Receipt(key, status, reply.get("id"), reply.get("version"))
+
+
+def violations(
+    tables: Tables,
+    *,
+    told: Told | None = None,
+    assets: Collection[str] | None = None,
+    uploads: Collection[str] | None = None,
+    consumed: Sequence[Heard] | None = None,
+) -> Iterator[str]:
+    """Everything that must not be, once the trouble is over: one line for each thing.
+
+    Args:
+        tables: what the database holds.
+        told: what clients were told.
+        assets: the keys under which the store keeps anything, after a sweep of all that is due.
+        uploads: the keys under which something lies that was uploaded, apart from the images.
+        consumed: all that one who followed the feed from its beginning has got, in that order.
+    """
+    yield from halves(tables)
+    yield from misnumbered(tables)
+    yield from orphans(tables)
+    yield from (f"a connection stays in its transaction: {words}" for words in tables.stuck)
+    if told is not None:
+        yield from told.wrong
+        yield from broken_promises(tables, told)
+    if assets is not None:
+        yield from disagreements(tables, assets)
+    if uploads is not None:
+        yield from stray_uploads(tables, uploads)
+    if consumed is not None:
+        yield from misheard(tables, consumed)
 
 
 def disagreements(tables: Tables, assets: Collection[str]) -> Iterator[str]:
@@ -134,6 +239,15 @@ def broken_promises(tables: Tables, told: Told) -> Iterator[str]:
             yield f"{deed}: {done[deed]} times, and {sure} to {sure + unsure} were told"
     yield from (f"{key} was attached {times} times" for key, times in attached.items() if times > 1)
     yield from (f"{key} was told to be shown" for key in told.attached if not attached[key])
+    yield from _lost_receipts(tables, told)
+
+
+def _lost_receipts(tables: Tables, told: Told) -> Iterator[str]:
+    """Keys whose receipt is not what clients were told."""
+    kept = {receipt.key: (receipt.movie, receipt.version) for receipt in tables.receipts}
+    for key, shown in told.keyed.items():
+        if kept.get(key) != (shown.movie, shown.version):
+            yield f"the key {key} was answered with {shown}, and its receipt is {kept.get(key)}"
 
 
 def _with_image(event: Event) -> bool:
@@ -143,6 +257,7 @@ def _with_image(event: Event) -> bool:
 
 def halves(tables: Tables) -> Iterator[str]:
     """Movies whose log and whose row differ, or that came without the image that they were sent with."""
+    yield from (f"the words of movie {movie} are others than those of its log" for movie in tables.unlike)
     logs: dict[int, list[Event]] = collections.defaultdict(list)
     for event in tables.events:
         logs[event.movie].append(event)
@@ -156,6 +271,46 @@ def halves(tables: Tables) -> Iterator[str]:
             yield f"{tables.movies[movie]} is not what its log says: {log[-1]}"
         if log[0].title.startswith(WITH_IMAGE) and not (log[1:] and _with_image(log[1])):
             yield f"movie {movie} came without its image: {log[:2]}"
+
+
+def misnumbered(tables: Tables) -> Iterator[str]:
+    """Numbers of the log that are missing, given twice, or not in the order of a movie's versions."""
+    numbers = sorted(event.seq for event in tables.events if event.seq is not None)
+    if [seq for seq in numbers if seq > tables.horizon] != [*range(tables.horizon + 1, tables.last_seq + 1)]:
+        yield f"the numbers above {tables.horizon} up to {tables.last_seq} are {numbers}"
+    last: dict[int, Event] = {}
+    for event in sorted(tables.events, key=lambda event: event.version):
+        before = last.get(event.movie)
+        # One without a number is given one after all that have theirs.
+        if before and (event.seq is not None and (before.seq is None or before.seq > event.seq)):
+            yield f"{event} is numbered before {before}"
+        if before and event.at < before.at:
+            yield f"{event} was before {before}"
+        last[event.movie] = event
+
+
+def orphans(tables: Tables) -> Iterator[str]:
+    """Receipts of what was not done, or is not kept for a success."""
+    history = {(event.movie, event.version) for event in tables.events}
+    for receipt in tables.receipts:
+        if not 200 <= receipt.status < 300:
+            yield f"{receipt} is kept"
+        if receipt.movie is not None and (receipt.movie, receipt.version) not in history:
+            yield f"{receipt} is of what the log does not have"
+
+
+def misheard(tables: Tables, consumed: Sequence[Heard]) -> Iterator[str]:
+    """Where one who followed the feed got something else than the log: each change once, in its order."""
+    log = {
+        event.seq: Heard(event.seq, event.kind, event.movie, event.version)
+        for event in tables.events
+        if event.seq is not None
+    }
+    yield from (f"{event} has no number" for event in tables.events if event.seq is None)
+    yield from (f"{change} was made up" for change in consumed if log.get(change.seq) != change)
+    heard = [change.seq for change in consumed]
+    yield from (f"{log[seq]} was never heard of" for seq in sorted(log.keys() - set(heard)))
+    yield from (f"{log.get(seq)} came after {before}" for before, seq in pairwise(heard) if seq <= before)
 
 
 def broken_links(

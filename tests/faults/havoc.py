@@ -59,7 +59,7 @@ class Havoc:
         self._break_store, self._home = break_store, home
         self._over = threading.Event()
         self._store, self._killing = threading.Lock(), threading.Lock()
-        self._killed: set[int] = set()
+        self._victims = Victims(service)
         self._threads = ThreadPoolExecutor(4, "havoc")
 
     def __enter__(self) -> Self:
@@ -109,24 +109,17 @@ class Havoc:
 
     def _kill_worker(self) -> None:
         with self._killing:
-            ready = [pid for pid in workers(self._service) if not self._killed or grown_up(pid)]
-            if not ready:
+            if self._victims.kill():
+                self._told.count("fault: a worker killed")
+            else:
                 self._end_all()
-                return
-            self._killed.add(ready[0])
-            with suppress(ProcessLookupError):
-                os.kill(ready[0], signal.SIGKILL)
-            self._told.count("fault: a worker killed")
 
     def _kill_server(self) -> None:
-        if self._home:
-            data = self._home / "postgres/data"
-            # It may be down from the last time, or just on its way up.
-            with suppress(OSError, IndexError):
-                pid = int((data / "postmaster.pid").read_text().split()[0])
-                if Path(f"/proc/{pid}/cwd").samefile(data):
-                    os.kill(pid, signal.SIGKILL)
-                    self._told.count("fault: the database server killed")
+        # It may be down from the last time, or just on its way up.
+        if self._home and (pid := postmaster(self._home)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                self._told.count("fault: the database server killed")
 
     def _trouble_store(self) -> None:
         self._store_fails(_BRIEF)
@@ -143,11 +136,64 @@ class Havoc:
             self._break_store(False)  # noqa: FBT003 - as above
 
 
+class Victims:
+    """Workers that may be killed: several early deaths in a row are the end for their supervisor.
+
+    They are those that were there at first, and whoever took a place long enough ago.
+    """
+
+    def __init__(self, *services: Service) -> None:
+        self._services = services
+        self._first = {pid for service in services for pid in workers(service)}
+        self._doomed: set[int] = set()
+
+    def choose(self, chance: random.Random | None = None) -> int | None:
+        """One of them, who is left out from now on; None where nobody may die yet."""
+        found = [pid for service in self._services for pid in workers(service)]
+        found = [pid for pid in found if pid not in self._doomed and (pid in self._first or grown_up(pid))]
+        if not found:
+            return None
+        victim = chance.choice(found) if chance else found[0]
+        self._doomed.add(victim)
+        return victim
+
+    def kill(self, chance: random.Random | None = None) -> bool:
+        """Kill one of them; False where nobody may die yet."""
+        victim = self.choose(chance)
+        if victim is not None:
+            # It may be dying already.
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        return victim is not None
+
+
 def workers(service: Service) -> list[int]:
     """The processes of a service that answer requests."""
     pid = service.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in children.split() if _is_worker(int(child))]
+
+
+def postmaster(home: Path) -> int | None:
+    """The first process of a home's database server; None if none runs there."""
+    data = home / "postgres/data"
+    try:
+        pid = int((data / "postmaster.pid").read_text().split()[0])
+        return pid if Path(f"/proc/{pid}/cwd").samefile(data) else None
+    except (OSError, IndexError):
+        return None
+
+
+def server_processes(home: Path) -> list[int]:
+    """All processes of a home's database server."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cwd").samefile(home / "postgres/data"):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
 
 
 def grown_up(pid: int) -> bool:

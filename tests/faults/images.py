@@ -7,34 +7,23 @@ The database is an embedded one, whose server is killed as well.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import secrets
-import shutil
-import socket
 import sys
-import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.faults.checker import (
-    broken_links,
-    broken_promises,
-    disagreements,
-    halves,
-    read_tables,
-    stray_uploads,
-    sweep_later,
-)
-from tests.faults.clients import Clients, Odds
+from tests.faults.checker import broken_links, read_tables, sweep_later, violations
 from tests.faults.havoc import Havoc
+from tests.faults.runs import SECRET, Outcome, options, perform
 from tests.faults.stores import Cloud, Disk, Images
 from tests.faults.told import Told
-from tests.services import Service, folder_in_memory
+from tests.faults.uploaders import Odds, Uploaders
+from tests.gateways import free_port
+from tests.services import Service
 
 from watchly_adapters.embedded import EmbeddedPostgres
 from watchly_adapters.settings import read_settings
@@ -45,19 +34,8 @@ _CLIENTS: Final = 8
 _FIRST_MOVIES: Final = 24
 #: Seconds for which the store is away in long runs: it is left alone for a while after that.
 _OUTAGE: Final = 8.0
-_SECRET: Final = "0123456789abcdef" * 4
 
-
-class Outcome(NamedTuple):
-    """What a run came to: `wrong` is all that must not be."""
-
-    seed: int
-    counts: Mapping[str, int]
-    wrong: Collection[str]
-
-    def __str__(self) -> str:
-        lines = [f"seed {self.seed}", *(f"{number:7} {what}" for what, number in sorted(self.counts.items()))]
-        return "\n".join([*lines, *(f"WRONG {words}" for words in self.wrong), f"{len(self.wrong)} wrong"])
+_PROMISE: Final = "no image without its record and no record without its image, whatever fails"
 
 
 class Plan(NamedTuple):
@@ -98,13 +76,13 @@ def run(plan: Plan, folder: Path, database_url: str, home: Path | None = None) -
         home: of the service, if the database is the embedded one there, which may be killed.
     """
     told = Told()
-    url = f"http://127.0.0.1:{_free_port()}"
+    url = f"http://127.0.0.1:{free_port('127.0.0.1')}"
     with ExitStack() as stack:
         images = _images(plan.store, folder, url, stack)
         variables = {
             **images.environment,
             **({"WATCHLY_HOME": str(home)} if home else {"DATABASE_URL": database_url}),
-            "SECRET_KEY": _SECRET,
+            "SECRET_KEY": SECRET,
             "PUBLIC_URL": url,
             # Half of all runs are swept while they go on.
             "SWEEP_INTERVAL": "1 s" if plan.seed % 2 else "1 h",
@@ -117,14 +95,19 @@ def run(plan: Plan, folder: Path, database_url: str, home: Path | None = None) -
         _sweep(site, told)
         _compare(site, told)
         told.counts.update({f"fault: {what}": times for what, times in images.faults().items()})
-    return Outcome(plan.seed, told.counts, told.wrong)
+    faults = sum(times for what, times in told.counts.items() if what.startswith("fault: "))
+    held = (
+        f"{plan.operations:,} writes of images to {plan.store}, {faults:,} faults: "
+        f"0 of {len(told.attached):,} that were acknowledged lost, 0 files or records left over"
+    )
+    return Outcome(plan, told.counts, told.wrong, _PROMISE, held)
 
 
 def _make_trouble(plan: Plan, site: Site, told: Told) -> None:
     """Let clients work while everything fails, until the service has stopped."""
     with site.serving("log") as service:
         odds = Odds(leave=RATE, pause=5.0 if plan.long else 0.5)
-        clients = Clients(site.url, site.images.deliver, told, seed=plan.seed, odds=odds)
+        clients = Uploaders(site.url, site.images.deliver, told, seed=plan.seed, odds=odds)
         clients.begin(_FIRST_MOVIES)
         site.images.trouble(RATE, plan.seed, long=plan.long)
         began = time.monotonic()
@@ -171,14 +154,11 @@ def _compare(site: Site, told: Told) -> None:
     told.counts["after the sweep: images"] = len(tables.images)
     told.counts["after the sweep: movies"] = len(tables.movies)
     told.counts["acknowledged images"] = len(told.attached)
-    told.wrong += disagreements(tables, site.images.assets())
     uploads = site.images.uploads()
     told.counts["after the sweep: uploads left beside their images"] = len(uploads)
-    told.wrong += stray_uploads(tables, uploads)
+    found = list(violations(tables, told=told, assets=site.images.assets(), uploads=uploads))
     site.images.tidy()
-    told.wrong += [f"what was uploaded for {key} stays for ever" for key in site.images.uploads()]
-    told.wrong += halves(tables)
-    told.wrong += broken_promises(tables, told)
+    told.wrong = [*found, *(f"what was uploaded for {key} stays for ever" for key in site.images.uploads())]
     with site.serving("log of the check"):
         told.wrong += broken_links(site.url, tables, site.images.deliver, told.contents)
 
@@ -189,38 +169,19 @@ def _images(store: str, folder: Path, url: str, stack: ExitStack) -> Images:
     return Disk(folder, url)
 
 
-def _free_port() -> int:
-    """A port at which nobody listens: links to images have it in them before the service runs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--operations", type=int, default=1_000)
     parser.add_argument("--store", choices=("cloudinary", "files"), default="cloudinary")
-    parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--keep", action="store_true", help="leave the folder of the run, with its logs")
     given = parser.parse_args()
-    seed = secrets.randbelow(1_000_000) if given.seed is None else given.seed
-    sys.stdout.write(f"seed {seed}\n")
-    sys.stdout.flush()
-    folder = Path(tempfile.mkdtemp(prefix="watchly-faults-", dir=folder_in_memory()))
-    folder.chmod(0o711)  # the database is another user's
-    try:
+    plan = Plan(given.seed, given.operations, given.store, long=True)
+
+    def begin(folder: Path) -> Outcome:
         home = folder / "home"
         with EmbeddedPostgres(home) as database_url:
-            outcome = run(Plan(seed, given.operations, given.store, long=True), folder, database_url, home)
-    finally:
-        if given.keep:
-            sys.stdout.write(f"{folder}\n")
-        else:
-            shutil.rmtree(folder)
-    sys.stdout.write(f"{outcome}\n")
-    return 1 if outcome.wrong else 0
+            return run(plan, folder, database_url, home)
+
+    return perform(f"images-{plan.store}", _PROMISE, given, begin)
 
 
 if __name__ == "__main__":

@@ -8,26 +8,24 @@ reply, and when the reply says so.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import random
-import secrets
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import httpx
 import psycopg
-from tests.faults.havoc import grown_up, workers
-from tests.services import Service, folder_in_memory
+from tests.faults.checker import read_tables, violations
+from tests.faults.havoc import Victims
+from tests.faults.runs import SECRET, Outcome, options, perform
+from tests.services import Service
 
 from watchly_adapters.embedded import EmbeddedPostgres
 
@@ -38,14 +36,12 @@ _AT_ONCE: Final = 8
 _KILL_EVERY: Final = 10
 #: Seconds in which a key has to be answered to all, and in which there is a worker to be killed.
 _PATIENCE: Final = 120.0
-_SECRET: Final = "0123456789abcdef" * 4
 
+_PROMISE: Final = "a POST with an Idempotency-Key is done once and answered alike, whoever dies meanwhile"
 _LEFT: Final = """
     SELECT m.title, count(DISTINCT m.id), count(e.id), bool_and(e.kind = 'movie_added' AND e.version = 1)
     FROM movies m LEFT JOIN events e ON e.movie_id = m.id GROUP BY m.title
 """
-_STRAYS: Final = "SELECT count(*) FROM events e LEFT JOIN movies m ON m.id = e.movie_id WHERE m.id IS NULL"
-_RECEIPTS: Final = "SELECT count(*) FROM receipts"
 
 
 class Plan(NamedTuple):
@@ -56,27 +52,13 @@ class Plan(NamedTuple):
     seed: int
 
 
-class Outcome(NamedTuple):
-    """What a run came to: `wrong` is all that must not be."""
-
-    plan: Plan
-    counts: Mapping[str, int]
-    wrong: Sequence[str]
-
-    def __str__(self) -> str:
-        lines = [str(self.plan), *(f"{number:7} {what}" for what, number in sorted(self.counts.items()))]
-        return "\n".join([*lines, *(f"WRONG {words}" for words in self.wrong), f"{len(self.wrong)} wrong"])
-
-
 class Run:
     """Sends all keys of a plan to services, and kills their workers meanwhile."""
 
     def __init__(self, plan: Plan, services: Sequence[Service], client: httpx.AsyncClient) -> None:
         self._plan, self._services, self._client = plan, services, client
         self._free = asyncio.Semaphore(_AT_ONCE)
-        self._victims = asyncio.Lock()
-        self._first = {pid for service in services for pid in workers(service)}
-        self._doomed: set[int] = set()
+        self._victims = Victims(*services)
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
 
@@ -90,7 +72,7 @@ class Run:
             struck = number % _KILL_EVERY == 0
             victim = await self._victim(chance) if struck else None
             # Some at the same time, others while the first are answered.
-            sends = [self._send(number, chance.choice((0, 0, 0.01))) for _ in range(self._plan.sends)]
+            sends = [self._send(number, turn) for turn in range(self._plan.sends)]
             try:
                 async with asyncio.timeout(_PATIENCE):
                     blow = self._kill(victim, chance.uniform(0, 0.08))
@@ -100,13 +82,15 @@ class Run:
                 return
         if len(set(replies)) != 1:
             self.wrong.append(f"key {number} was answered in {len(set(replies))} ways")
+            self.counts["keys answered in several ways"] += 1
 
-    async def _send(self, number: int, delay: float) -> tuple[int, bytes, str, str]:
+    async def _send(self, number: int, sender: int) -> tuple[int, bytes, str, str]:
         """Send a key until it is answered with a success: what that was."""
-        await asyncio.sleep(delay)
+        chance = random.Random(f"receipts/{self._plan.seed}/{number}/{sender}")  # noqa: S311 - to be repeated
+        await asyncio.sleep(chance.choice((0, 0, 0.01)))
         headers = {"Idempotency-Key": f"key-{number}"}
         body = {"title": f"Film {number}", "description": "x" * 500}
-        turn = random.randrange(len(self._services))  # noqa: S311 - as a gateway would
+        turn = chance.randrange(len(self._services))  # as a gateway would
         while True:
             turn += 1
             url = self._services[turn % len(self._services)].url
@@ -121,22 +105,14 @@ class Run:
                     return reply.status_code, reply.content, reply.headers["location"], reply.headers["etag"]
                 if reply.status_code != 409 and reply.status_code < 500:
                     self.wrong.append(f"key {number} was answered with {reply.status_code}: {reply.text}")
-            await asyncio.sleep(random.uniform(0.005, 0.05))  # noqa: S311 - as a client that comes back
+            await asyncio.sleep(chance.uniform(0.005, 0.05))  # as a client that comes back
 
     async def _victim(self, chance: random.Random) -> int:
-        """A worker that may die: one of the first, or one that is not so young any more."""
-        async with self._victims, asyncio.timeout(_PATIENCE):
-            while True:
-                found = [pid for service in self._services for pid in workers(service)]
-                found = [
-                    pid for pid in found if pid in self._first or (grown_up(pid) and pid not in self._doomed)
-                ]
-                if found:
-                    victim = chance.choice(found)
-                    self._first.discard(victim)
-                    self._doomed.add(victim)
-                    return victim
+        """A worker that may die, once there is one."""
+        async with asyncio.timeout(_PATIENCE):
+            while (victim := self._victims.choose(chance)) is None:  # noqa: ASYNC110 - a process grows up
                 await asyncio.sleep(0.02)  # between looks, not in place of one
+            return victim
 
     async def _kill(self, victim: int | None, delay: float) -> None:
         """Kill a worker while the requests of a key are under way."""
@@ -163,7 +139,7 @@ def run(plan: Plan, folder: Path, database_url: str) -> Outcome:
                     "--workers",
                     str(WORKERS),
                     DATABASE_URL=database_url,
-                    SECRET_KEY=_SECRET,
+                    SECRET_KEY=SECRET,
                     WATCHLY_HOME=str(folder / "home"),
                     LOG_LEVEL="error",
                 )
@@ -186,38 +162,37 @@ def run(plan: Plan, folder: Path, database_url: str) -> Outcome:
     done.counts["seconds"] = round(time.monotonic() - began)
     with psycopg.connect(database_url) as connection:
         left = connection.execute(_LEFT).fetchall()
-        ((strays,),) = connection.execute(_STRAYS).fetchall()
-        ((receipts,),) = connection.execute(_RECEIPTS).fetchall()
+    tables = read_tables(database_url)
+    receipts = len(tables.receipts)
     done.counts |= {"keys": plan.keys, "movies": sum(row[1] for row in left), "receipts": receipts}
     done.counts["events"] = sum(row[2] for row in left)
     done.wrong += [f"{row}" for row in left if row[1:] != (1, 1, True)]
     if {row[0] for row in left} != {f"Film {number}" for number in range(plan.keys)}:
         done.wrong.append("the movies are not those that were sent")
-    if strays or receipts != plan.keys:
-        done.wrong.append(f"{strays} events without a movie, {receipts} receipts")
-    return Outcome(plan, done.counts, done.wrong)
+    if receipts != plan.keys:
+        done.wrong.append(f"{receipts} receipts")
+    done.wrong += violations(tables)
+    held = (
+        f"{plan.keys:,} keys, each sent {plan.sends} times at once, "
+        f"{done.counts['workers killed']:,} workers killed: {done.counts['movies']:,} movies, "
+        f"{done.counts['events']:,} events, {done.counts['keys answered in several ways']} keys with replies "
+        "that differ"
+    )
+    return Outcome(plan, done.counts, done.wrong, _PROMISE, held)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--keys", type=int, default=1_000)
     parser.add_argument("--sends", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=None)
     given = parser.parse_args()
-    seed = secrets.randbelow(1_000_000) if given.seed is None else given.seed
-    sys.stdout.write(f"seed {seed}\n")
-    sys.stdout.flush()
-    folder = Path(tempfile.mkdtemp(prefix="watchly-receipts-", dir=folder_in_memory()))
-    folder.chmod(0o711)  # the database is another user's
-    try:
+    plan = Plan(given.keys, given.sends, given.seed)
+
+    def begin(folder: Path) -> Outcome:
         with EmbeddedPostgres(folder / "database") as database_url:
-            outcome = run(Plan(given.keys, given.sends, seed), folder, database_url)
-    finally:
-        shutil.rmtree(folder)
-    sys.stdout.write(f"{outcome}\n")
-    return 1 if outcome.wrong else 0
+            return run(plan, folder, database_url)
+
+    return perform("receipts", _PROMISE, given, begin)
 
 
 if __name__ == "__main__":

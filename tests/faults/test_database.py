@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.faults.havoc import postmaster, server_processes
 from tests.services import NO_CERTIFICATES, Service, wait_until
 
 from watchly_adapters.embedded import EmbeddedPostgres
@@ -30,24 +31,9 @@ def serve(home: Path, log: Path) -> Service:
 
 def kill_database(home: Path) -> int:
     killed = postmaster(home)
+    assert killed is not None
     os.kill(killed, signal.SIGKILL)
     return killed
-
-
-def postmaster(home: Path) -> int:
-    return int((home / "postgres/data/postmaster.pid").read_text().split()[0])
-
-
-def database_processes(home: Path) -> list[int]:
-    """The processes that work in the cluster's directory."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if (entry / "cwd").samefile(home / "postgres/data"):
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
 
 
 def answers(service: Service, movie: str) -> bool:
@@ -66,7 +52,7 @@ def test_a_killed_database_is_raised_again_under_the_service(home: Path, tmp_pat
             wait_until(partial(answers, service, movie), "the service answers again")
             assert postmaster(home) != killed
         assert service.stop() == 0
-    assert database_processes(home) == []
+    assert server_processes(home) == []
 
 
 def test_two_services_of_one_home_raise_one_database(home: Path, tmp_path: Path) -> None:
@@ -80,7 +66,7 @@ def test_two_services_of_one_home_raise_one_database(home: Path, tmp_path: Path)
         kill_database(home)
         wait_until(partial(answers, second, movie), "the other service answers again")
         assert second.stop() == 0
-    assert database_processes(home) == []
+    assert server_processes(home) == []
 
 
 @pytest.mark.parametrize("first", ["signal", "kill"])
@@ -91,4 +77,4 @@ def test_a_stop_raises_nothing(home: Path, tmp_path: Path, first: str) -> None:
         kill_database(home)
         assert service.stop() == 0
         assert "Traceback" not in service.log
-    assert database_processes(home) == []
+    assert server_processes(home) == []

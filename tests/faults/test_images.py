@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 import httpx
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
-from tests.conftest import new_database
 from tests.faults.images import Plan, run
 from tests.services import Service, wait_until
 
-from watchly_adapters.postgres import migrate
 from watchly_adapters.testing import samples
 from watchly_adapters.testing.cloudinary import CloudinaryEmulator
 
@@ -28,25 +22,9 @@ SEED: Final = int(os.environ.get("FAULTS_SEED", "5"))
 SOON: Final = "UPDATE images SET due_at = now() WHERE due_at < now() + interval '2 minutes'"
 
 
-@pytest.fixture
-def database_url(server_url: str) -> Iterator[str]:
-    """A database of its own: the run counts what is in it, and cuts every connection to it."""
-    with new_database(server_url) as url:
-        asyncio.run(migrate(url))
-        yield as_url(url)
-
-
-def as_url(conninfo: str) -> str:
-    """The same as DATABASE_URL takes it."""
-    parts = conninfo_to_dict(conninfo)
-    return "postgresql://?" + "&".join(
-        f"{name}={quote(str(value), safe='')}" for name, value in parts.items()
-    )
-
-
 @pytest.mark.parametrize("store", ["cloudinary", "files"])
-def test_no_trouble_parts_store_table_and_movies(database_url: str, tmp_path: Path, store: str) -> None:
-    outcome = run(Plan(SEED, OPERATIONS, store), tmp_path, database_url)
+def test_no_trouble_parts_store_table_and_movies(own_database: str, tmp_path: Path, store: str) -> None:
+    outcome = run(Plan(SEED, OPERATIONS, store), tmp_path, own_database)
     print(outcome)  # noqa: T201 - the counts, if it fails
     assert not outcome.wrong
     assert (
@@ -56,20 +34,20 @@ def test_no_trouble_parts_store_table_and_movies(database_url: str, tmp_path: Pa
 
 
 def test_a_movie_is_purged_while_its_store_is_down_and_the_image_goes_later(
-    database_url: str, tmp_path: Path
+    own_database: str, tmp_path: Path
 ) -> None:
     with (
         CloudinaryEmulator() as cloudinary,
         Service(
             tmp_path / "log",
-            DATABASE_URL=database_url,
+            DATABASE_URL=own_database,
             SECRET_KEY="0123456789abcdef" * 4,
             CLOUDINARY_URL=cloudinary.url,
             SWEEP_INTERVAL="1 s",
             LOG_LEVEL="error",
         ) as service,
         httpx.Client(base_url=service.url, timeout=30) as client,
-        psycopg.connect(database_url, autocommit=True) as database,
+        psycopg.connect(own_database, autocommit=True) as database,
     ):
         movie = client.post("/api/movies", json={"title": "Heat"}).headers["location"]
         content, headers = samples.UPRIGHT["png"], {"Content-Type": "image/png"}

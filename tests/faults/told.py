@@ -27,6 +27,15 @@ class Shown(NamedTuple):
     key: str | None
 
 
+class Heard(NamedTuple):
+    """A change as the feed told it."""
+
+    seq: int
+    kind: str
+    movie: int
+    version: int
+
+
 class Deeds(NamedTuple):
     """How often something was done to a movie: as clients know, and perhaps beyond that."""
 
@@ -47,6 +56,7 @@ class Told:
         contents: the digests of what is to be loaded under a key.
         tickets: keys by tickets, and their movies.
         deeds: by what was done ("attach", "detach", "remove", "add") and the movie, or the new one's title.
+        keyed: what the replies to writes with an Idempotency-Key showed, by the key.
         wrong: replies that must not be.
     """
 
@@ -59,6 +69,7 @@ class Told:
         self.contents: dict[str, str] = {}
         self.tickets: dict[str, int] = {}
         self.deeds: collections.defaultdict[tuple[str, int | str], Deeds] = collections.defaultdict(Deeds)
+        self.keyed: dict[str, Shown] = {}
         self.wrong: list[str] = []
 
     @contextmanager
@@ -74,6 +85,22 @@ class Told:
         """A client has waited so long."""
         with self._lock:
             self.counts[_LONGEST] = max(self.counts[_LONGEST], round(seconds))
+
+    @property
+    def acknowledged(self) -> int:
+        """How much was told to be done."""
+        with self._lock:
+            return len(self.shown) + sum(deeds.sure for deeds in self.deeds.values())
+
+    @property
+    def trouble(self) -> int:
+        """How many replies said that the service is in trouble."""
+        with self._lock:
+            return sum(
+                times
+                for what, times in self.counts.items()
+                if what.startswith("reply: ") and what.endswith((" 503", " 504"))
+            )
 
     def object(self, words: str) -> None:
         with self._lock:
@@ -104,6 +131,12 @@ class Told:
         with self._lock:
             self.attached[shown.key] = shown.movie
             self.contents[shown.key] = hashlib.sha256(cleaned(content)).hexdigest()
+
+    def keep(self, key: str, shown: Shown) -> None:
+        """A write with this key was answered so, perhaps again."""
+        with self._lock:
+            if (before := self.keyed.setdefault(key, shown)) != shown:
+                self.object(f"the key {key} was answered with {before}, then with {shown}")
 
     def done(self, deed: str, whose: int | str, *, surely: bool) -> None:
         with self._lock:

@@ -91,6 +91,44 @@ def send(  # noqa: PLR0913 - a request's parts, each with its name
         raise Broken(sent=sent)
 
 
+class Line:
+    """A connection that stays, as those of most clients do; a new one is made after one that broke.
+
+    Attributes:
+        port: the client's end of it, while there is one.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
+        self.port = 0
+
+    def ask(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """The reply to a request, whose `body` goes as JSON.
+
+        Raises:
+            Broken: there was none.
+        """
+        sent = False
+        try:
+            if self._connection.sock is None:
+                _connect(self._connection)
+            self.port = int(self._connection.sock.getsockname()[1])
+            sent = True
+            said = None if body is None else json.dumps(body).encode()
+            kind = {} if body is None else {"Content-Type": "application/json"}
+            self._connection.request(method, path, said, {**kind, **(headers or {})})
+            return _read(self._connection.getresponse())
+        except (OSError, http.client.HTTPException):
+            self._connection.close()
+            raise Broken(sent=sent) from None
+
+    def close(self) -> None:
+        """End it; who asks again gets a new one."""
+        self._connection.close()
+
+
 def form(fields: Mapping[str, str], name: str, file: bytes, media_type: str) -> tuple[bytes, dict[str, str]]:
     """A form with a file as its last part: its body, and its Content-Type among headers."""
     parts = [f'form-data; name="{field}"\r\n\r\n{value}'.encode() for field, value in fields.items()] + [

@@ -10,13 +10,15 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import httpx
 import psycopg
 import pytest
 from tests.brokers import Nats
-from tests.services import WATCHLY, Service, as_url, environment, run, wait_until
+from tests.services import WATCHLY, Command, Service, as_url, environment, run, wait_until
 
 from watchly_adapters.embedded import EmbeddedPostgres
 from watchly_adapters.settings import load_settings
@@ -424,6 +426,33 @@ def test_a_service_that_is_stopped_while_it_starts_is_no_failure(fresh_home: Pat
     assert not (fresh_home / "postgres/data/postmaster.pid").exists()
 
 
+#: Sessions that build an index and wait for the end of transactions of others.
+BUILDING: Final = """
+    SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%INDEX CONCURRENTLY%'
+    AND wait_event = 'virtualxid'
+"""
+
+
+def test_a_service_that_is_told_again_while_it_stops_migrating_ends_well(
+    empty_database: str, tmp_path: Path
+) -> None:
+    variables = {"DATABASE_URL": as_url(empty_database), "SECRET_KEY": "k" * 32}
+    with (
+        psycopg.connect(empty_database, autocommit=True) as looking,
+        psycopg.connect(empty_database) as old,
+        Command(tmp_path / "log", "serve", "--port", "0", **variables) as service,
+    ):
+        old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        old.execute("SELECT 1")  # its snapshot is what the index waits for
+        wait_until(lambda: bool(looking.execute(BUILDING).fetchall()), "an index is being built")
+        for _ in range(20):
+            service.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                service.process.wait(0.005)
+        assert service.process.wait(60) == 0, service.log
+        assert "Traceback" not in service.log
+
+
 def test_a_module_that_never_ends_loading_does_not_hold_up_the_stop(fresh_home: Path, tmp_path: Path) -> None:
     # As a signal in the midst of an import can leave it behind.
     lines = (
@@ -434,6 +463,35 @@ def test_a_module_that_never_ends_loading_does_not_hold_up_the_stop(fresh_home: 
     (tmp_path / "sitecustomize.py").write_text("\n".join(lines))
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     start_and_stop(fresh_home, PYTHONPATH=path)
+
+
+#: Tells the main thread to stop in the midst of a destructor, where Python drops what that raises.
+TOLD_AT_A_BAD_MOMENT: Final = """
+import os, signal, sys, threading
+
+class Teller:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        sum(range(1000))
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        handler = getattr(signal.getsignal(signal.SIGTERM), "__qualname__", "")
+        if handler.startswith("stoppable") and threading.current_thread() is threading.main_thread():
+            sys.meta_path.remove(self)
+            Teller()
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def test_a_service_that_is_told_at_a_bad_moment_of_its_start_stops(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(TOLD_AT_A_BAD_MOMENT)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    variables = {"DATABASE_URL": "memory:", "IMAGE_STORE_URL": "memory:", "PYTHONPATH": path}
+    with Command(tmp_path / "log", "serve", "--port", "0", **variables) as service:
+        assert service.process.wait(60) == 0
+        assert "Exception ignored in: <function Teller" in service.log
 
 
 def test_sweep_drops_old_events_and_receipts_as_well(home: Path, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ EXPOSED = {
     "watchly-position",
     "upload-offset",
     "content-range",
+    "ratelimit",
+    "ratelimit-policy",
 }
 
 

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -41,9 +42,11 @@ from watchly_adapters.counts import Telling
 from watchly_adapters.gauges import of_health
 from watchly_adapters.meters import CacheMetrics
 from watchly_adapters.metrics import Metrics
+from watchly_adapters.postgres import PostgresDatabase
 from watchly_adapters.settings import MEMORY, read_settings
 from watchly_adapters.tallies import VARIABLE, Tallies
 from watchly_adapters.watching import calls_of
+from watchly_core.errors import Unavailable
 from watchly_http.app import create_app
 from watchly_http.health import Readiness
 from watchly_http.openapi import OPEN
@@ -225,6 +228,29 @@ async def test_statements_and_pools_are_counted(client: Client) -> None:
     assert found['watchly_database_statement_seconds_count{outcome="ok",statement="movies.get"}'] >= 1
     assert found['watchly_pool_connections{pool="primary",state="open"}'] >= 1
     assert found['watchly_pool_acquire_seconds_count{pool="primary"}'] >= 2
+
+
+async def test_who_is_left_without_a_connection_is_told_when_to_come_again_and_counted(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("watchly_adapters.postgres.pool._ACQUIRE_TIMEOUT", 0.2)
+    async with Client(configure()) as client:
+        database = client.container.database()
+        if not isinstance(database, PostgresDatabase):
+            return
+        movie = await client.added()
+        async with AsyncExitStack() as turns:
+            held = 0
+            while held < 10:  # as many as there are
+                with suppress(Unavailable):
+                    await turns.enter_async_context(database.alone(f"task {held}"))
+                    held += 1
+            reply = await client.get(f"/api/movies/{movie.id}")
+            assert problem_in(reply, "unavailable").status == 503
+            assert reply.headers["retry-after"] == "1"
+        assert (await client.get(f"/api/movies/{movie.id}")).status_code == 200
+        found = await shown(client)
+    assert found['watchly_pool_refused_total{pool="primary"}'] >= 2
 
 
 async def test_hits_are_told_before_long_without_anybody_asking(monkeypatch: pytest.MonkeyPatch) -> None:

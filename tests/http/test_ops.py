@@ -122,6 +122,48 @@ async def test_the_names_of_operations_are_unique(operations: Operations) -> Non
     assert sorted(names) == sorted(set(names))
 
 
+Links = dict[str, dict[str, object]]
+
+
+def links_in(document: dict[str, object]) -> dict[str, Links]:
+    """The links of successful replies, by the id of their operation."""
+    paths = msgspec.convert(document["paths"], dict[str, dict[str, dict[str, object]]])
+    found: dict[str, Links] = {}
+    for operation in (one for item in paths.values() for one in item.values()):
+        for status, reply in msgspec.convert(operation["responses"], dict[str, dict[str, object]]).items():
+            if "links" in reply:
+                assert status.startswith("2")
+                found[str(operation["operationId"])] = msgspec.convert(reply["links"], Links)
+    return found
+
+
+async def test_links_lead_to_operations_and_name_their_parameters(
+    document: dict[str, object], operations: Operations
+) -> None:
+    named = {
+        str(operation["operationId"]): {
+            parameter["name"]
+            for parameter in msgspec.convert(operation.get("parameters", []), list[dict[str, object]])
+        }
+        for _, _, operation in operations
+    }
+    links = links_in(document)
+
+    assert {"addMovie", "addUser", "addApiKey", "issueImageTicket", "listMovies", "signIn"} <= set(links)
+    assert {"getMovie", "replaceMovie", "reviseMovie", "removeMovie"} <= set(links["addMovie"])
+    for link in (link for some in links.values() for link in some.values()):
+        taken = msgspec.convert(link.get("parameters", {}), dict[str, str])
+        assert set(taken) <= named[str(link["operationId"])], link
+
+
+async def test_no_link_leads_to_another_service(configure_fakes: Configure) -> None:
+    async with Client(configure_fakes(SERVICE="movies")) as client:
+        links = links_in((await client.get("/openapi.json")).json())
+
+    assert "reviseMovie" in links["addMovie"]
+    assert not {"putMovieImage", "revertMovie"} & set(links["addMovie"])
+
+
 async def test_every_operation_says_what_it_answers(operations: Operations) -> None:
     known = {str(kind.status) for kind in KINDS.values()}
 

@@ -48,6 +48,8 @@ class Plan(msgspec.Struct):
     gate: str = ""
     user: int = 0
     keep: str = ""
+    silence: float = PATIENCE
+    connections: int = 1_000
 
 
 # ---- the service ----
@@ -192,6 +194,8 @@ def main() -> int:
             notice=plan.notice,
             on_listening=lambda url: say(f"listening {url}"),
             keep=partial(keep, plan, itertools.count()) if plan.keep else None,
+            silence=plan.silence,
+            connections=plan.connections,
         )
     except Misconfigured as error:
         sys.stderr.write(f"{error}\n")
@@ -225,13 +229,17 @@ class Service:
 
     def heard(self, start: str, times: int = 1) -> list[str]:
         """Wait until so many lines began so (from the first line on), and return them."""
+        while len(found := [line for line in self.lines if line.startswith(start)]) < times:
+            assert self.hear(), f"ended without {start!r}: {self.lines} {self.errors}"
+        return found
+
+    def hear(self) -> str:
+        """Wait for the next line, empty at the end."""
         output = self.process.stdout
         assert output is not None
-        while len(found := [line for line in self.lines if line.startswith(start)]) < times:
-            line = output.readline().decode().strip()
-            assert line, f"ended without {start!r}: {self.lines} {self.errors}"
+        if line := output.readline().decode().strip():
             self.lines.append(line)
-        return found
+        return line
 
     def connect(self) -> http.client.HTTPConnection:
         url = urlsplit(self.heard("listening")[0].split()[1])
@@ -292,7 +300,7 @@ class Runner:
         self._errors, self._services = errors, list[Service]()
 
     def __call__(self, plan: Plan) -> Service:
-        errors = self._errors.with_suffix(f".{len(self._services)}").open("w+b")
+        errors = self._errors.with_suffix(f".{len(self._services)}").open("a+b")  # read while it is written
         self._services.append(Service(plan, errors))
         return self._services[-1]
 
@@ -320,10 +328,7 @@ def assert_refused(response: http.client.HTTPResponse, path: str) -> None:
 
 def refused(service: Service) -> bool:
     """Wait until the service listens or has ended, and tell which."""
-    output = service.process.stdout
-    assert output is not None
-    while line := output.readline().decode():
-        service.lines.append(line.strip())
+    while line := service.hear():
         if line.startswith("listening"):
             return False
     return True
@@ -567,6 +572,66 @@ def test_a_worker_that_was_killed_is_replaced_and_service_goes_on(run: Runner) -
     service.process.terminate()
     assert service.ended() == 0
     assert service.errors == [f"watchly: worker {first} died, starting another"]
+
+
+def one_for_each_worker(service: Service) -> dict[int, http.client.HTTPConnection]:
+    """A connection to each worker, by its process; none is opened anew behind our back."""
+    found: dict[int, http.client.HTTPConnection] = {}
+    while len(found) < service.plan.workers:  # the limit on each test ends it
+        connection = service.ask("/fast")
+        worker = int(connection.getresponse().read())
+        if found.setdefault(worker, connection) is not connection:
+            connection.close()
+        connection.auto_open = False
+    return found
+
+
+def test_workers_that_do_nothing_any_more_are_replaced_and_others_answer_meanwhile(run: Runner) -> None:
+    service = run(Plan(workers=3, silence=2.0))
+    connections = one_for_each_worker(service)
+    (blocked, first), (stopped, second), (busy, third) = connections.items()
+    first.request("GET", "/blocked")
+    service.heard("hanging")
+    os.kill(stopped, signal.SIGSTOP)
+    second.request("GET", "/fast")
+    while len(service.errors) < 4:
+        third.request("GET", "/fast")
+        assert int(third.getresponse().read()) == busy
+        service.hear()  # its line in the log: nobody else reads it
+    for lost in (first, second):
+        with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
+            lost.getresponse()
+    assert set(service.errors) == {
+        f"watchly: worker {worker} {what}"
+        for worker in (blocked, stopped)
+        for what in ("does nothing any more, killing it", "died, starting another")
+    }
+    service.heard("started", 5)
+    renewed = one_for_each_worker(service)
+    assert set(connections) & set(renewed) == {busy}
+    for connection in (*connections.values(), *renewed.values()):
+        connection.close()
+    service.process.terminate()
+    assert service.ended() == 0
+    assert len(service.errors) == 4
+
+
+def test_a_connection_too_much_waits_until_another_ends(run: Runner) -> None:
+    service = run(Plan(workers=1, connections=2))
+    first, second = service.ask("/fast"), service.ask("/fast")
+    for taken in (first, second):
+        taken.getresponse().read()
+    third = service.ask("/fast")
+    for _ in range(20):
+        second.request("GET", "/fast")
+        assert second.getresponse().read()
+    assert select.select([third.sock], [], [], 0) == ([], [], [])
+    first.close()
+    with reply(third) as response:
+        assert response.status == 200
+    second.close()
+    service.process.terminate()
+    assert service.ended() == 0
 
 
 def test_workers_leave_what_was_there_at_the_start_to_no_collector(run: Runner) -> None:

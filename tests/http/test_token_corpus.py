@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import httpx
 import pytest
+from tests.corpus.cases import request
+from tests.corpus.town import Line, exchange
+from tests.corpus.town import running as running_town
 from tests.http import forging
 from tests.http.cast import Cast, Member, bearing, running
 from tests.http.conftest import Configure, client_of, problem_in
-from tests.http.test_bytes import alive, exchange, request
-from tests.http.test_bytes import running as served
 
 from watchly_adapters.container import Container
+from watchly_adapters.settings import read_settings
 from watchly_core.people import Role
 
 pytestmark = pytest.mark.anyio
@@ -158,41 +161,27 @@ async def test_browsers_may_ask_beforehand_whoever_they_ask_for(
 # ---- over a socket ----
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    home: Path = tmp_path_factory.mktemp("tokens")
-    with served(home, AUTH="on", PUBLIC_READ="false", REGISTRATION="open") as (address, process):
-        yield address
-        process.terminate()
+def test_a_server_refuses_them_and_goes_on(server_url: str, tmp_path: Path) -> None:
+    with running_town(server_url, tmp_path, PUBLIC_READ="false") as town:
+        forged, good = asyncio.run(_forged(Container(settings=read_settings(town.variables))))
+        assert exchange(town, _bearing(good)).status == 200
+        assert exchange(town, _bearing(good, b"bearer  ")).status == 200
+        assert len(forged) > 150
+        for name, token in forged.items():
+            with Line(town, _bearing(token)) as line:
+                answer = line.answer("GET")
+                assert (answer.status, answer.headers.get("www-authenticate")) == (401, "Bearer"), name
+                assert line.is_good()
 
 
-def test_a_server_refuses_them_and_goes_on(server: tuple[str, int]) -> None:
-    host, port = server
-    address = f"http://{host}:{port}"
-    ada = {"email": "ada@films.example", "password": "a curious incident"}
-    assert httpx.post(f"{address}/api/users", json=ada).status_code == 201
-    token = httpx.post(f"{address}/api/auth/login", json=ada).json()["access_token"]
+def _bearing(token: str, scheme: bytes = b"Bearer ") -> bytes:
+    return request("GET", b"/api/genres", bearer=b"Authorization: " + scheme + token.encode())
 
-    def status(*values: bytes, method: str = "GET") -> int | None:
-        answer = exchange(
-            server, request(method, b"/api/genres", *(b"Authorization: " + value for value in values))
-        )
-        assert answer is None or answer.status != 401 or answer.headers["www-authenticate"] == "Bearer"
-        return None if answer is None else answer.status
 
-    assert status(b"Bearer " + token.encode()) == 200
-    assert status(b"bearer  " + token.encode()) == 200
-    for name, values in forging.headers(token).items():
-        # A header of 60 KB may be too much for the server itself.
-        may = {401, 431, 400, None} if "60 KB" in name else {401}
-        for method in ("GET", "HEAD", "OPTIONS"):
-            assert status(*values, method=method) in may, name
-    for odd in (
-        b"Bearer a\x00b",
-        b"Bearer \x00" + token.encode(),
-        b"\x00",
-        b"Bearer " + token.encode() + b"\x00",
-    ):
-        assert status(odd) in {400, 401, None}
-    assert status(b"Bearer " + token.encode()[:50] + b"\r\n " + token.encode()[50:]) in {400, 401, None}
-    assert alive(server)
+async def _forged(container: Container) -> tuple[dict[str, str], str]:
+    """Tokens that nobody may take, made with the key of the service on this database; and a good one."""
+    async with container.database():
+        cast = Cast(container)
+        member, other = await cast.member(Role.EDITOR), await cast.member(Role.EDITOR)
+        forger = await forging.forger_of(container, member)
+        return forging.tokens(forger, other) | await forging.ended(container, cast), member.token

@@ -16,6 +16,7 @@ from watchly_adapters.memory import (
     MemoryImages,
     MemoryMovieQueries,
     MemoryMovies,
+    MemoryRateLimiter,
     MemoryTransaction,
     MemoryTransactions,
 )
@@ -57,7 +58,7 @@ from watchly_adapters.testing.image_stores import ServedStore
 from watchly_adapters.testing.image_uploads import ReceivingStore
 from watchly_adapters.testing.positions import PositionedStore
 from watchly_adapters.testing.stores import Store
-from watchly_adapters.valkey import ValkeyCache
+from watchly_adapters.valkey import ValkeyCache, ValkeyRateLimiter
 from watchly_adapters.webhooks import WebhookPublisher
 from watchly_core.catalogue import Catalogue
 from watchly_core.clocks import utc_now
@@ -80,6 +81,7 @@ from watchly_core.ports import (
     PasswordHasher,
     PeopleQueries,
     Publisher,
+    RateLimiter,
     Receipts,
     RelayLedger,
     SessionRepository,
@@ -124,8 +126,9 @@ IMAGE_STORES: Final[Sequence[type[ImageStore]]] = (MemoryImages, FilesystemImage
 IMAGE_FILES: Final[Sequence[type[ImageFiles]]] = (MemoryImages, FilesystemImages)
 IMAGE_UPLOADS: Final[Sequence[type[ImageUploads]]] = (MemoryImages, FilesystemImages)
 IMAGE_NOTIFICATIONS: Final[Sequence[type[ImageNotifications]]] = (CloudinaryImages,)
-INTERRUPTIBLES: Final[Sequence[type[Interruptible]]] = (CloudinaryImages, ValkeyCache)
+INTERRUPTIBLES: Final[Sequence[type[Interruptible]]] = (CloudinaryImages, ValkeyCache, ValkeyRateLimiter)
 CACHES: Final[Sequence[type[Cache]]] = (MemoryCache, ValkeyCache)
+RATE_LIMITERS: Final[Sequence[type[RateLimiter]]] = (MemoryRateLimiter, ValkeyRateLimiter)
 CACHE_WATCHES: Final[Sequence[type[CacheWatch]]] = (Unwatched, CacheMetrics)
 IMAGE_INSPECTORS: Final[Sequence[type[ImageInspector]]] = (HeaderInspector, PillowInspector)
 CLOCKS: Final[Sequence[Clock]] = (utc_now,)

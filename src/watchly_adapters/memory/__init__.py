@@ -25,6 +25,7 @@ from watchly_adapters.memory.events import Log, MemoryEvents
 from watchly_adapters.memory.image_ledger import MemoryImageLedger
 from watchly_adapters.memory.images import MemoryImages
 from watchly_adapters.memory.people import MemoryPeople, MemoryPeopleQueries, PeopleTables
+from watchly_adapters.memory.rates import MemoryRateLimiter
 from watchly_adapters.memory.receipts import MemoryReceipts, ReceiptBook
 from watchly_adapters.memory.relays import MemoryRelayLedger, RelayTables
 from watchly_core.errors import (
@@ -39,7 +40,7 @@ from watchly_core.queries import GenreCount, MovieQuery, Page, Position
 from watchly_core.text import Tier, entries, matches, title_key, vocabulary
 from watchly_core.text import similar as similar_words
 
-__all__ = ["MemoryCache", "MemoryDatabase", "MemoryImages"]
+__all__ = ["MemoryCache", "MemoryDatabase", "MemoryImages", "MemoryRateLimiter"]
 
 _POSITION = re.compile(r"[0-9]{1,19}", re.ASCII)
 
@@ -317,6 +318,9 @@ class MemoryTransaction:
 
     async def hurry(self) -> None:
         """See the port: it waits for its turn alone."""
+
+    async def take_time(self) -> None:
+        """See the port: nothing is in a hurry here."""
 
 
 class MemoryMovies:

@@ -12,6 +12,7 @@ from watchly_adapters.postgres.api_keys import PostgresApiKeys
 from watchly_adapters.postgres.backlogs import PostgresBacklogs
 from watchly_adapters.postgres.events import PostgresEvents, read_identity
 from watchly_adapters.postgres.images import PostgresImageLedger
+from watchly_adapters.postgres.limits import Limits, allow_bulk
 from watchly_adapters.postgres.migrate import migrate
 from watchly_adapters.postgres.movies import PostgresMovies
 from watchly_adapters.postgres.numbering import Listening, Numbering
@@ -32,7 +33,7 @@ from watchly_adapters.postgres.users import PostgresUsers
 from watchly_adapters.watching import Watch
 from watchly_core.ports import MovieQueries
 
-__all__ = ["PoolFigures", "PostgresDatabase", "PostgresTransaction", "migrate"]
+__all__ = ["Limits", "PoolFigures", "PostgresDatabase", "PostgresTransaction", "migrate"]
 
 #: The names of the pools.
 _PRIMARY: Final = "primary"
@@ -52,6 +53,7 @@ class PostgresDatabase:
         url: a PostgreSQL URL or conninfo string.
         max_size: connections at most.
         replica_url: that of a streaming replica of it; it need not be reachable.
+        limits: see the attribute.
         watch: is told of each statement that is run, as a step of the kind ``statement``. Statements that
             travel together are one step; so is each fetch of an export, and a load of rows by COPY. Waiting
             for notifications is none.
@@ -59,6 +61,7 @@ class PostgresDatabase:
             many seconds it was waited for.
 
     Attributes:
+        limits: how long the server may take; imports and exports may take longer.
         queries: satisfies `ports.MovieQueries`.
         reads: satisfies `ports.MovieQueries` as well, and leaves to the replica what may be a little old.
         transactions: satisfies `ports.Transactions`.
@@ -67,18 +70,20 @@ class PostgresDatabase:
         backlogs: satisfies `ports.Backlogs`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each with its name
         self,
         url: str,
         *,
         max_size: int = 10,
         replica_url: str | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - it is frozen
         watch: Watch | None = None,
         on_acquired: Callable[[str, float], None] | None = None,
     ) -> None:
         of_primary = None if on_acquired is None else partial(on_acquired, _PRIMARY)
         of_replica = None if on_acquired is None else partial(on_acquired, _REPLICA)
-        self._pool = Pool(url, max_size=max_size, watch=watch, on_acquired=of_primary)
+        self.limits: Final = limits
+        self._pool = Pool(url, max_size=max_size, limits=limits, watch=watch, on_acquired=of_primary)
         self.queries = PostgresMovieQueries(self._pool)
         self._numbering = Numbering(self._pool)
         self._positions = Positions()
@@ -90,7 +95,12 @@ class PostgresDatabase:
         self._replica: Replica | None = None
         if replica_url is not None:
             self._replica = Replica(
-                replica_url, self._pool, max_size=max_size, watch=watch, on_acquired=of_replica
+                replica_url,
+                self._pool,
+                max_size=max_size,
+                limits=limits,
+                watch=watch,
+                on_acquired=of_replica,
             )
             self.reads = ReplicaQueries(self._replica, self.queries)
 
@@ -207,3 +217,8 @@ class PostgresTransaction:
         # How long a host's own statements wait is the host's affair.
         if isinstance(self._connection, PipelinedConnection):
             await _HURRY.later(self._connection)
+
+    async def take_time(self) -> None:
+        """See the port."""
+        if isinstance(self._connection, PipelinedConnection):
+            await allow_bulk(self._connection)

@@ -7,6 +7,8 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Final, TypeAlias
 
+import psycopg
+
 from watchly_adapters.postgres.movies import COLUMNS, GET, as_movie, movie_cursor
 from watchly_adapters.postgres.pool import Connection, Pool, translated
 from watchly_adapters.postgres.statements import Query, bigint, both
@@ -125,6 +127,9 @@ async def _read_all(connection: Connection, asked: Sequence[_Asked]) -> Sequence
     """What all of them ask for, by a statement of each kind; if one fails, each by its own."""
     try:
         return await _read_together(connection, asked)
+    except psycopg.OperationalError:
+        # Nothing is wrong with what is asked for: one by one, all of them would wait for the same in turn.
+        raise
     except Exception:
         if connection.broken:
             raise

@@ -34,7 +34,8 @@ _WAIT: Final = 60.0
 #: were open before an index is built.
 _LONG_WAIT: Final = 600.0
 _INTERVAL: Final = 0.2
-#: While a migration waits for a table everybody else waits behind it: so it does for a moment, seldom.
+#: While a migration waits for a table everybody else waits behind it: so it does for a moment, seldom. It is
+#: shorter than `deadlock_timeout`: where two wait for each other, it is the migration that gives up.
 _SET_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '500ms'"
 _LOCK_INTERVAL: Final = 2.0
 

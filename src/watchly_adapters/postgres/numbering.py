@@ -51,6 +51,9 @@ _LOOK: Final = 1.0
 _REST: Final = 0.02
 #: Seconds after which readers look by themselves: notifications do not get through some poolers.
 _LISTENED: Final = 5.0
+_WORD: Final = "/* numbering.word */ SELECT 1"
+#: Seconds that the server gets to show that it is still there.
+_ANSWER: Final = 5.0
 #: Seconds before a connection that was lost is made anew.
 _PAUSE: Final = 0.5
 
@@ -140,13 +143,14 @@ class Listening(Signal):
     async def _listen(self) -> None:
         while True:
             with suppress(WatchlyError, psycopg.Error):
-                async with await connect(self._url, wait=0, watch=self._watch) as connection:
+                async with await connect(self._url, wait=0, watch=self._watch, limit=_ANSWER) as connection:
                     await connection.execute(_LISTEN)
                     while True:
                         # The first time for what came before it listened.
                         self.tell()
-                        async for _ in connection.notifies(timeout=_LISTENED, stop_after=1):
-                            pass
+                        if not [None async for _ in connection.notifies(timeout=_LISTENED, stop_after=1)]:
+                            # A line that died without a word is as silent as one on which nothing happens.
+                            await connection.execute(_WORD)
             await asyncio.sleep(_PAUSE)
 
 

@@ -7,11 +7,16 @@ until the commit, and all of it is sent at once.
 
 from __future__ import annotations
 
+import asyncio
+import os
+import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from hashlib import sha256
-from typing import Final, NamedTuple, TypeVar
+from math import inf
+from traceback import clear_frames
+from typing import Final, NamedTuple, Self, TypeVar
 
 import psycopg
 from psycopg import generators
@@ -36,6 +41,10 @@ Refused = Callable[[psycopg.Error], Exception]
 _MOST: Final = 100
 #: Seconds after which a connection may have died without a word.
 _FRESH: Final = 10.0
+#: Seconds that the server gets for taking a connection.
+CONNECT_TIMEOUT: Final = 5
+#: Seconds that the server gets to say that what nobody wants any more has ended.
+LEAVE: Final = 1.0
 #: Digits of a statement's digest in its name.
 _DIGITS: Final = 16
 #: psycopg's own: seconds between looks at whether a wait was interrupted.
@@ -55,22 +64,57 @@ class Sending(NamedTuple):
     refused: Refused | None = None
 
 
+class Overdue(psycopg.OperationalError):
+    """The server gave no answer in time, and the connection was cut."""
+
+
 # Where transactions are serializable, looking up words would undo all writers but one.
 _BEGIN: Final = Sending(b"BEGIN ISOLATION LEVEL READ COMMITTED")
 _COMMIT: Final = Sending(b"COMMIT")
 _ROLLBACK: Final = Sending(b"ROLLBACK")
 
 
-class PipelinedConnection(psycopg.AsyncConnection[TupleRow]):
-    """A connection that can hold statements back; whatever else is done on it comes after them."""
+class OwnConnection(psycopg.AsyncConnection[TupleRow]):
+    """A connection as all of Watchly's are made."""
+
+    @classmethod
+    async def connect(cls, conninfo: str = "") -> Self:  # type: ignore[override]  # nobody asks for more
+        """One in autocommit mode."""
+        try:
+            return await super().connect(
+                conninfo,
+                autocommit=True,
+                application_name="watchly",
+                client_encoding="utf8",
+                connect_timeout=CONNECT_TIMEOUT,
+            )
+        except BaseException as error:
+            # They hold the socket, and the error itself: until somebody looked for garbage.
+            clear_frames(error.__traceback__)
+            raise
+
+
+class PipelinedConnection(OwnConnection):
+    """A connection that can hold statements back; whatever else is done on it comes after them.
+
+    Attributes:
+        limit: seconds that the server gets for an answer, whatever is asked: one that is frozen keeps to no
+            limit of its own. A connection whose server takes longer is cut.
+    """
 
     def __init__(self, pgconn: PGconn, row_factory: AsyncRowFactory[TupleRow] = tuple_row) -> None:
         super().__init__(pgconn, row_factory)
+        self.limit = inf
         self._held: list[Sending] = []
         self._names: dict[bytes, bytes] = {}
         self._prepared_so_far = 0
         self._transformer = Transformer()
         self._heard = time.monotonic()
+        #: When the answer that is waited for is overdue, and the one timer that looks after that.
+        self._due = inf
+        self._alarm: asyncio.TimerHandle | None = None
+        self._rings_at = inf
+        self._overdue = self._given_up = False
 
     def dump(self, parameters: Sequence[object]) -> Sequence[Buffer | None]:
         """Parameters as text; which type each of them has is for the server to find out."""
@@ -83,18 +127,21 @@ class PipelinedConnection(psycopg.AsyncConnection[TupleRow]):
         self._transformer.set_pgresult(result)
         return self._transformer.load_rows(0, result.ntuples, tuple)
 
-    async def begin(self) -> None:
-        """Begin a transaction, when its first statement is sent.
+    async def look(self, doubted: float) -> None:
+        """Find out whether the connection is still good; the server is asked if it said nothing since a time.
 
         Raises:
-            psycopg.OperationalError: the connection has died since it was used, and nothing was sent.
+            psycopg.OperationalError: it is not.
         """
         # Once for what the server said last, and once for the end.
         for _ in range(2):
             self.pgconn.consume_input()
-        self._held.append(_BEGIN)
-        if time.monotonic() - self._heard > _FRESH:
+        if self._heard < max(doubted, time.monotonic() - _FRESH):
             await self.exchange()
+
+    def begin(self) -> None:
+        """Begin a transaction, when its first statement is sent."""
+        self._held.append(_BEGIN)
 
     async def hold(self, sending: Sending) -> None:
         """Send a statement with whatever comes next; if it fails, that raises."""
@@ -116,10 +163,11 @@ class PipelinedConnection(psycopg.AsyncConnection[TupleRow]):
     async def undo(self, *riding: Sending) -> Sequence[PGresult]:
         """Undo the transaction, if it has begun; the results of these statements."""
         self._held.clear()
-        if self.pgconn.transaction_status != TransactionStatus.IDLE:
-            _, *results = await self.exchange(_ROLLBACK, riding=riding)
-            return results
-        return await self.exchange(riding=riding) if riding else ()
+        with self._within(LEAVE):
+            if self.pgconn.transaction_status != TransactionStatus.IDLE:
+                _, *results = await self.exchange(_ROLLBACK, riding=riding)
+                return results
+            return await self.exchange(riding=riding) if riding else ()
 
     async def rollback(self) -> None:
         """See psycopg, which would drop all prepared statements, those made here as well."""
@@ -129,7 +177,7 @@ class PipelinedConnection(psycopg.AsyncConnection[TupleRow]):
     async def transacting(self) -> AsyncIterator[None]:
         """Run the block inside a transaction, which commits when it ends normally."""
         try:
-            await self.begin()
+            self.begin()
             yield
             await self.end()
         except BaseException:
@@ -157,12 +205,68 @@ class PipelinedConnection(psycopg.AsyncConnection[TupleRow]):
         """Whatever psycopg does itself comes here: what is held back goes first."""
         if self._held:
             await self._exchange(())
-        # Older versions of psycopg take no third one, and give none.
-        done = await (
-            super().wait(gen, interval) if timeout is None else super().wait(gen, interval, timeout)
-        )
+        self._given_up = False
+        self._expect(self.limit if timeout is None else self.limit + timeout)
+        try:
+            # Older versions of psycopg take no third one, and give none.
+            done = await (
+                super().wait(gen, interval) if timeout is None else super().wait(gen, interval, timeout)
+            )
+        except psycopg.OperationalError as error:
+            if self._given_up:
+                # Older ones have this take the place of what interrupted them.
+                raise asyncio.CancelledError from error
+            if self._overdue:
+                raise Overdue("the server gave no answer in time") from error
+            raise
+        finally:
+            self._due = inf
         self._heard = time.monotonic()
         return done
+
+    async def cancel_safe(self, *, timeout: float = LEAVE) -> None:  # noqa: ASYNC109 - as psycopg has it
+        """See psycopg, which does this when a wait is cancelled; and then waits for the server to agree."""
+        self._given_up = True
+        self._expect(LEAVE)
+        await super().cancel_safe(timeout=min(timeout, LEAVE))
+
+    def cut(self) -> None:
+        """Cut the line: what waits for an answer fails at once, and so does all that comes later."""
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
+
+    @contextmanager
+    def _within(self, seconds: float) -> Iterator[None]:
+        """Give the server no more than so long for an answer."""
+        before, self.limit = self.limit, min(self.limit, seconds)
+        try:
+            yield
+        finally:
+            self.limit = before
+
+    def _expect(self, seconds: float) -> None:
+        """Have the connection cut unless the wait that begins ends within so many seconds."""
+        if seconds == inf:
+            return
+        self._due = time.monotonic() + seconds
+        # A timer for each wait would cost more than most waits: one that rings too early is set anew.
+        if self._due < self._rings_at:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._set_alarm(seconds)
+
+    def _set_alarm(self, seconds: float) -> None:
+        self._rings_at = time.monotonic() + seconds
+        self._alarm = asyncio.get_running_loop().call_later(seconds, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm, self._rings_at = None, inf
+        left = self._due - time.monotonic()
+        if left <= 0:
+            self._overdue = True
+            self.cut()
+        elif left < inf:
+            self._set_alarm(left)
 
     async def _exchange(self, asked: Sequence[Sending], riding: Sequence[Sending] = ()) -> Sequence[PGresult]:
         held, self._held = self._held, []

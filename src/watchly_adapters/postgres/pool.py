@@ -5,22 +5,37 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from math import inf
 from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 import psycopg
 from psycopg import AsyncCursor
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.errors import IdleInTransactionSessionTimeout, ReadOnlySqlTransaction
+from psycopg.errors import (
+    DeadlockDetected,
+    IdleInTransactionSessionTimeout,
+    ReadOnlySqlTransaction,
+    SerializationFailure,
+    StatementCompletionUnknown,
+    TransactionTimeout,
+)
 from psycopg.pq import Format
 from psycopg.rows import AsyncRowFactory, TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from watchly_adapters.postgres.pipelines import PipelinedConnection
+from watchly_adapters.postgres.limits import Limits, allow_bulk
+from watchly_adapters.postgres.pipelines import (
+    CONNECT_TIMEOUT,
+    LEAVE,
+    Overdue,
+    OwnConnection,
+    PipelinedConnection,
+)
 from watchly_adapters.postgres.watched import WatchedConnection, WatchedCursor
 from watchly_adapters.watching import Watch
-from watchly_core.errors import Misconfigured, Unavailable, Undone
+from watchly_core.errors import Contended, Misconfigured, Unavailable, Undone
 
 T = TypeVar("T")
 
@@ -35,7 +50,11 @@ Begin: TypeAlias = Callable[[PipelinedConnection], AbstractAsyncContextManager[o
 #: Seconds for which a database that cannot be reached at start is asked again.
 START_WAIT: Final = 30.0
 _START_INTERVAL: Final = 0.5
-_CONNECT_TIMEOUT: Final = 5
+#: Seconds for which a connection that was lost is tried to be replaced; then the next caller sees to it. As
+#: psycopg doubles its pauses, after a long outage it would be a long one until it tried again.
+_REPLACE_FOR: Final = 1.0
+#: Seconds that the pool's own tasks get to end.
+_CLOSE_TIMEOUT: Final = 1.0
 #: Seconds to wait for a free connection, and how many callers may wait at once.
 _ACQUIRE_TIMEOUT: Final = 5.0
 _MAX_WAITING: Final = 1_000
@@ -58,7 +77,7 @@ _FINAL: Final = (
 #: What a failure means by the class of its SQLSTATE (PostgreSQL manual, appendix A).
 _BY_CLASS: Final = {
     "25": "the transaction was ended by the server, or may only read there",
-    "40": "another transaction was in the way and this one was undone",
+    "40": "the server gave the transaction up, for another one was in the way",
     "53": "the server is out of a resource",
     "54": "a limit of the server was passed",
     "55": "a lock could not be had in time",
@@ -81,11 +100,19 @@ def translated() -> Iterator[None]:
         psycopg.InterfaceError,
         # To psycopg these are none of the above: a session ended, and a server that is about to be replaced.
         IdleInTransactionSessionTimeout,
+        TransactionTimeout,
         ReadOnlySqlTransaction,
         PoolClosed,
     ) as error:
-        failure = Undone if _class(error) in _UNDOING else Unavailable
-        raise failure("database", _explain(error)) from error
+        raise _failure(error)("database", _explain(error)) from error
+
+
+def _failure(error: psycopg.Error | PoolClosed) -> type[Unavailable]:
+    if isinstance(error, SerializationFailure | DeadlockDetected):
+        return Contended
+    if _class(error) in _UNDOING and not isinstance(error, StatementCompletionUnknown):
+        return Undone
+    return Unavailable
 
 
 def _class(error: psycopg.Error | PoolClosed) -> str:
@@ -93,6 +120,8 @@ def _class(error: psycopg.Error | PoolClosed) -> str:
 
 
 def _explain(error: psycopg.Error | PoolClosed) -> str:
+    if isinstance(error, Overdue):
+        return "the server gave no answer in time"
     return _BY_CLASS.get(_class(error), "the connection was lost or refused")
 
 
@@ -118,12 +147,17 @@ def address(url: str) -> str:
 
 
 async def connect(
-    url: str, *, wait: float = START_WAIT, variable: str = "DATABASE_URL", watch: Watch | None = None
+    url: str,
+    *,
+    wait: float = START_WAIT,
+    variable: str = "DATABASE_URL",
+    watch: Watch | None = None,
+    limit: float = inf,
 ) -> Connection:
     """Open a connection in autocommit mode.
 
     A server that cannot be reached is asked again for `wait` seconds. `variable` is where `url` comes from.
-    `watch` is told of what the connection runs.
+    `watch` is told of what the connection runs. `limit`, if there is one, is that of a pipelined connection.
 
     Raises:
         Misconfigured: `url` is none, or the server refuses it for good.
@@ -136,16 +170,10 @@ async def connect(
             f"{variable} is not a PostgreSQL URL; an example: postgresql://user:password@localhost/watchly"
         ) from None
     deadline = asyncio.get_running_loop().time() + wait
-    kind = psycopg.AsyncConnection if watch is None else WatchedConnection
+    kind = WatchedConnection if watch else OwnConnection if limit == inf else PipelinedConnection
     while True:
         try:
-            connection = await kind.connect(
-                url,
-                autocommit=True,
-                connect_timeout=_CONNECT_TIMEOUT,
-                application_name="watchly",
-                client_encoding="utf8",
-            )
+            connection = await kind.connect(url)
         except psycopg.OperationalError as error:
             reason = _reason(error)
             if any(phrase in reason for phrase in _FINAL):
@@ -158,6 +186,8 @@ async def connect(
         else:
             if watch is not None and isinstance(connection, WatchedConnection):
                 connection.watch = watch
+            if isinstance(connection, PipelinedConnection):
+                connection.limit = limit
             return connection
         await asyncio.sleep(_START_INTERVAL)
 
@@ -192,20 +222,22 @@ class Pool:
         url: a PostgreSQL URL or conninfo string.
         min_size: connections kept open.
         max_size: connections at most.
+        limits: how long the server may take.
         watch: is told of the statements that its connections run.
         on_acquired: is told, each time that one is lent, how many seconds it was waited for.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each with its name
         self,
         url: str,
         *,
         min_size: int = 2,
         max_size: int = 10,
+        limits: Limits = Limits(),  # noqa: B008 - it is frozen
         watch: Watch | None = None,
         on_acquired: Callable[[float], None] | None = None,
     ) -> None:
-        self._watch, self._on_acquired = watch, on_acquired
+        self._limits, self._watch, self._on_acquired = limits, watch, on_acquired
         self._pool = AsyncConnectionPool(
             url,
             connection_class=PipelinedConnection if watch is None else WatchedConnection,
@@ -214,16 +246,14 @@ class Pool:
             max_size=max_size,
             max_waiting=_MAX_WAITING,
             timeout=_ACQUIRE_TIMEOUT,
-            kwargs={
-                "autocommit": True,
-                "application_name": "watchly",
-                "client_encoding": "utf8",
-                "connect_timeout": _CONNECT_TIMEOUT,
-            },
+            reconnect_timeout=_REPLACE_FOR,
+            reconnect_failed=self._try_again,
             configure=self._configure,
             name="watchly",
         )
         self._streams = asyncio.Semaphore(max(1, max_size // 2))
+        #: When a connection was lost last: whatever cut it has probably cut the others as well.
+        self._doubted = 0.0
 
     @property
     def max_waiting(self) -> int:
@@ -249,7 +279,7 @@ class Pool:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._pool.close()
+        await self._pool.close(_CLOSE_TIMEOUT)
 
     @asynccontextmanager
     async def transaction(
@@ -257,31 +287,19 @@ class Pool:
     ) -> AsyncIterator[PipelinedConnection]:
         """Lend a connection inside a transaction, which commits when the block ends normally.
 
-        `begin` says how. A connection that turns out to have died when the transaction begins is replaced:
-        nothing was sent.
+        `begin` says how.
 
         Raises:
-            Unavailable: none is free in time, or it was lost on the way.
+            Contended: another transaction was in the way; this one was undone.
+            Undone: it was undone for another reason.
+            Unavailable: no connection is free in time, or it was lost on the way.
         """
         with translated():
-            async with AsyncExitStack() as stack:
-                try:
-                    connection = await self._begin(stack, begin)
-                except (PoolTimeout, TooManyRequests, PoolClosed):
-                    raise
-                except psycopg.OperationalError:
-                    await self._pool.check()
-                    connection = await self._begin(stack, begin)
-                try:
-                    yield connection
-                except psycopg.OperationalError:
-                    # Whatever cut this one has probably cut the idle ones as well.
-                    if connection.broken:
-                        await self._pool.check()
-                    raise
+            async with self._lend() as connection, begin(connection):
+                yield connection
 
     @asynccontextmanager
-    async def stream(self) -> AsyncIterator[Connection]:
+    async def stream(self) -> AsyncIterator[PipelinedConnection]:
         """Lend a connection as `transaction` does, for as long as somebody takes what it gives.
 
         At most half of the connections are lent so: slow readers must not keep everybody else waiting.
@@ -296,48 +314,74 @@ class Pool:
             raise Unavailable("database", "too many exports are under way") from None
         try:
             async with self.transaction() as connection:
+                await allow_bulk(connection)
                 yield connection
         finally:
             self._streams.release()
 
-    async def _configure(self, connection: Connection) -> None:
-        """Prepare a new connection."""
-        if self._watch is not None and isinstance(connection, WatchedConnection):
-            connection.watch = self._watch
-
-    def _lend(self) -> AbstractAsyncContextManager[PipelinedConnection]:
-        """Lend a connection, which may have died meanwhile."""
-        return self._pool.connection() if self._on_acquired is None else self._lend_timed(self._on_acquired)
-
-    @asynccontextmanager
-    async def _lend_timed(self, on_acquired: Callable[[float], None]) -> AsyncIterator[PipelinedConnection]:
-        began = time.perf_counter()
-        async with self._pool.connection() as connection:
-            on_acquired(time.perf_counter() - began)
-            yield connection
-
-    async def _begin(self, stack: AsyncExitStack, begin: Begin) -> PipelinedConnection:
-        async with AsyncExitStack() as attempt:
-            connection = await attempt.enter_async_context(self._lend())
-            await attempt.enter_async_context(begin(connection))
-            stack.push_async_exit(attempt.pop_all())
-            return connection
-
     async def read(self, read: Callable[[Connection], Awaitable[T]]) -> T:
         """What `read` gives, asked once more when its connection turns out to have died.
 
-        Reading twice harms nothing, and a pool does not notice that its idle connections were cut.
+        Reading twice harms nothing. Both together take no longer than one that gets no answer, which is not
+        asked again.
 
         Raises:
             Unavailable: no connection is free in time, or the second one was lost as well.
         """
         with translated():
+            began = time.monotonic()
             async with self._lend() as connection:
                 try:
                     return await read(connection)
-                except psycopg.OperationalError:
-                    if not connection.broken:
+                except psycopg.OperationalError as error:
+                    if not connection.broken or isinstance(error, Overdue):
                         raise
-            await self._pool.check()
             async with self._lend() as connection:
+                connection.limit = max(LEAVE, connection.limit - (time.monotonic() - began))
                 return await read(connection)
+
+    @asynccontextmanager
+    async def _lend(self) -> AsyncIterator[PipelinedConnection]:
+        """Lend a connection, which was alive a moment ago."""
+        connection = await self._take()
+        try:
+            yield connection
+        finally:
+            if connection.broken:
+                self._doubted = time.monotonic()
+            await self._give_back(connection)
+
+    async def _take(self) -> PipelinedConnection:
+        began = time.monotonic()
+        while True:
+            connection = await self._pool.getconn(began + self._pool.timeout - time.monotonic())
+            try:
+                await connection.look(self._doubted)
+            except BaseException as error:
+                await self._give_back(connection)
+                if not isinstance(error, psycopg.OperationalError):
+                    raise
+            else:
+                break
+        connection.limit = self._limits.answer
+        if self._on_acquired is not None:
+            self._on_acquired(time.monotonic() - began)
+        return connection
+
+    async def _give_back(self, connection: PipelinedConnection) -> None:
+        # Whoever asks it before it is lent again only wants to know whether it is alive.
+        connection.limit = LEAVE
+        await self._pool.putconn(connection)
+
+    async def _configure(self, connection: PipelinedConnection) -> None:
+        """Prepare a new connection."""
+        connection.limit = CONNECT_TIMEOUT
+        await self._limits.set(connection)
+        connection.limit = LEAVE
+        if self._watch is not None and isinstance(connection, WatchedConnection):
+            connection.watch = self._watch
+
+    async def _try_again(self, pool: AsyncConnectionPool[PipelinedConnection]) -> None:
+        """A connection could not be replaced: go on for as long as somebody waits for one."""
+        if pool.get_stats().get("requests_waiting"):
+            await pool.check()  # which has it grow

@@ -63,7 +63,7 @@ class Positions:
         It begins with the first statement, and the last ones travel with the commit.
         """
         try:
-            await connection.begin()
+            connection.begin()
             yield
             (newest,) = await connection.end(_NEWEST)
         except BaseException as error:

@@ -7,10 +7,8 @@ primary answers. Whatever the replica fails at, the primary answers as well.
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from copy import copy
 from datetime import datetime
 from typing import Final, NamedTuple, TypeVar
@@ -20,6 +18,8 @@ import psycopg
 from psycopg.rows import args_row, scalar_row
 from psycopg_pool import PoolTimeout, TooManyRequests
 
+from watchly_adapters.postgres.limits import Limits
+from watchly_adapters.postgres.pipelines import PipelinedConnection
 from watchly_adapters.postgres.pool import Connection, Pool, connect, cursor, translated
 from watchly_adapters.postgres.positions import read_position
 from watchly_adapters.postgres.queries import PostgresMovieQueries
@@ -145,25 +145,27 @@ class Replica:
         url: a PostgreSQL URL or conninfo string.
         primary: connections to the server that it follows.
         max_size: connections at most, that of the look-out among them.
-        watch: see `Pool`.
+        limits: see `Pool`.
+        watch: see there.
         on_acquired: see there.
 
     Attributes:
         pool: connections to it, while it is fit to be read from.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each with its name
         self,
         url: str,
         primary: Pool,
         *,
         max_size: int,
+        limits: Limits,
         watch: Watch | None = None,
         on_acquired: Callable[[float], None] | None = None,
     ) -> None:
         self.pool: ReplicaPool | None = None
         self._url, self._primary, self._max_size = url, primary, max_size
-        self._watch, self._on_acquired = watch, on_acquired
+        self._limits, self._watch, self._on_acquired = limits, watch, on_acquired
         self._failed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -192,21 +194,23 @@ class Replica:
     async def _serve(self) -> None:
         """Let it be read from for as long as it is fit for that."""
         async with await connect(
-            self._url, wait=0, variable="READ_DATABASE_URL", watch=self._watch
+            self._url, wait=0, variable="READ_DATABASE_URL", watch=self._watch, limit=_PATIENCE
         ) as connection:
             primary = await primary_of(self._primary)
-            with _cut_after(_PATIENCE, connection):
-                await require_replica(connection, primary)
+            await require_replica(connection, primary)
             pool = ReplicaPool(
-                self._url, max_size=self._max_size - 1, watch=self._watch, on_acquired=self._on_acquired
+                self._url,
+                max_size=self._max_size - 1,
+                limits=self._limits,
+                watch=self._watch,
+                on_acquired=self._on_acquired,
             )
             await pool.open()
             try:
                 self._failed.clear()
                 self.pool = pool
                 while not await self._has_failed():
-                    with _cut_after(_PATIENCE, connection):
-                        await require_replica(connection, primary)
+                    await require_replica(connection, primary)
             finally:
                 self.pool = None
                 pool.cut()
@@ -228,7 +232,8 @@ class ReplicaPool(Pool):
     Args:
         url: a PostgreSQL URL or conninfo string.
         max_size: connections at most.
-        watch: see `Pool`.
+        limits: see `Pool`.
+        watch: see there.
         on_acquired: see there.
     """
 
@@ -237,16 +242,19 @@ class ReplicaPool(Pool):
         url: str,
         *,
         max_size: int,
+        limits: Limits,
         watch: Watch | None = None,
         on_acquired: Callable[[float], None] | None = None,
     ) -> None:
-        super().__init__(url, min_size=1, max_size=max_size, watch=watch, on_acquired=on_acquired)
+        super().__init__(
+            url, min_size=1, max_size=max_size, limits=limits, watch=watch, on_acquired=on_acquired
+        )
         self._pool.timeout = _ACQUIRE_TIMEOUT
         self._place = 0
         self._queries = PostgresMovieQueries(self)
         # For each of them, because behind one address there may be several replicas.
-        self._reached: WeakKeyDictionary[Connection, int] = WeakKeyDictionary()
-        self._connections: WeakSet[Connection] = WeakSet()
+        self._reached: WeakKeyDictionary[PipelinedConnection, int] = WeakKeyDictionary()
+        self._connections: WeakSet[PipelinedConnection] = WeakSet()
 
     def queries(self, place: int) -> PostgresMovieQueries:
         """Queries on these connections, for who wants this place to be reached.
@@ -262,7 +270,7 @@ class ReplicaPool(Pool):
     def cut(self) -> None:
         """Cut every connection: what waits for an answer fails at once."""
         for connection in self._connections:
-            _cut(connection)
+            connection.cut()
 
     async def read(self, read: Callable[[Connection], Awaitable[T]]) -> T:
         """What `read` gives.
@@ -274,7 +282,7 @@ class ReplicaPool(Pool):
             return await read(connection)
 
     @asynccontextmanager
-    async def stream(self) -> AsyncIterator[Connection]:
+    async def stream(self) -> AsyncIterator[PipelinedConnection]:
         """Lend a connection inside a transaction, as that of any pool does.
 
         Raises:
@@ -283,20 +291,20 @@ class ReplicaPool(Pool):
         async with self._caught_up(super().stream) as connection:
             yield connection
 
-    async def _configure(self, connection: Connection) -> None:
+    async def _configure(self, connection: PipelinedConnection) -> None:
         await super()._configure(connection)
         self._connections.add(connection)
 
     @asynccontextmanager
-    async def _lent(self) -> AsyncIterator[Connection]:
+    async def _lent(self) -> AsyncIterator[PipelinedConnection]:
         with translated():
             async with self._lend() as connection:
                 yield connection
 
     @asynccontextmanager
     async def _caught_up(
-        self, lend: Callable[[], AbstractAsyncContextManager[Connection]]
-    ) -> AsyncIterator[Connection]:
+        self, lend: Callable[[], AbstractAsyncContextManager[PipelinedConnection]]
+    ) -> AsyncIterator[PipelinedConnection]:
         now = asyncio.get_running_loop().time
         deadline, pause = now() + _WAIT, _FIRST_PAUSE
         while True:
@@ -310,7 +318,7 @@ class ReplicaPool(Pool):
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LAST_PAUSE)
 
-    async def _has_caught_up(self, connection: Connection) -> bool:
+    async def _has_caught_up(self, connection: PipelinedConnection) -> bool:
         if self._place > self._reached.get(connection, 0):
             self._reached[connection] = await _replayed(connection)
         return self._place <= self._reached.get(connection, 0)
@@ -386,18 +394,3 @@ def _may_answer_others(error: Unavailable | psycopg.Error) -> bool:
     # What it replays was in the way of the read, or the read was cancelled for it.
     state: str = getattr(cause, "sqlstate", None) or ""
     return state.startswith("40") or state == "57014"
-
-
-@contextmanager
-def _cut_after(seconds: float, connection: Connection) -> Iterator[None]:
-    """Cut a connection if the block takes longer: a server that hangs lets nobody cancel a statement."""
-    alarm = asyncio.get_running_loop().call_later(seconds, _cut, connection)
-    try:
-        yield
-    finally:
-        alarm.cancel()
-
-
-def _cut(connection: Connection) -> None:
-    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
-        line.shutdown(socket.SHUT_RDWR)

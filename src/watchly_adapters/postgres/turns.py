@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import psycopg
 
+from watchly_adapters.postgres.pipelines import PipelinedConnection
 from watchly_adapters.postgres.pool import Connection, Pool
 from watchly_core.errors import Unavailable
 from watchly_core.tasks import cancelled
@@ -36,7 +37,7 @@ async def turn(pool: Pool, task: str) -> AsyncIterator[bool]:
     Raises:
         Unavailable: the database does not answer, or the turn was lost.
     """
-    async with pool.transaction() as connection:
+    async with pool.transaction(_holding) as connection:
         cursor = await connection.execute(_TRY, (SILENCE, f"watchly.{task}"))
         row = await cursor.fetchone()
         if row is None or not row[1]:
@@ -54,6 +55,17 @@ async def turn(pool: Pool, task: str) -> AsyncIterator[bool]:
             if not lost.expired():
                 raise
             raise Unavailable("database", f"the connection was lost that holds the turn to {task}") from None
+
+
+@asynccontextmanager
+async def _holding(connection: PipelinedConnection) -> AsyncIterator[None]:
+    """A transaction that has nothing to commit: a word may be under way when it is over, and be cancelled."""
+    connection.begin()
+    try:
+        yield
+    finally:
+        with suppress(psycopg.Error):
+            await connection.undo()
 
 
 async def _watch(connection: Connection, lost: asyncio.Timeout) -> None:

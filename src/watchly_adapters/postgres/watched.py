@@ -9,7 +9,7 @@ statements: in `pg_stat_activity` and `pg_stat_statements`, and in what `auto_ex
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Final, LiteralString, Self, TypeAlias, TypeVar
 
 from psycopg import AsyncCopy, AsyncCursor, AsyncServerCursor, sql
@@ -19,7 +19,7 @@ from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import AsyncRowFactory, TupleRow, tuple_row
 
 from watchly_adapters.postgres.pipelines import PipelinedConnection, Sending
-from watchly_adapters.watching import Watch
+from watchly_adapters.watching import Kind, Watch
 
 Row_co = TypeVar("Row_co", covariant=True)
 
@@ -56,14 +56,19 @@ def _read_name(text: str) -> str:
     return _PLAIN.get(text.partition(" ")[0], _UNNAMED)
 
 
+class _Nobody:
+    def step(self, kind: Kind, name: str) -> AbstractContextManager[object]:  # noqa: ARG002 - nobody asks
+        return nullcontext()
+
+
 class WatchedConnection(PipelinedConnection):
     """A connection on which each round trip that sends statements is a step.
 
     Attributes:
-        watch: is told of the steps; to be set before anything is run.
+        watch: is told of the steps, once it is set.
     """
 
-    watch: Watch
+    watch: Watch = _Nobody()
 
     def __init__(self, pgconn: PGconn, row_factory: AsyncRowFactory[TupleRow] = tuple_row) -> None:
         super().__init__(pgconn, row_factory)

@@ -52,7 +52,7 @@ class ApiKeyContract(StoreContract):
             LATER + dt.timedelta(microseconds=1),
             LATER + dt.timedelta(days=9_999),
         )
-        bare = ApiKey(7, "", Role.VIEWER, "ba9876543210", b"", None, NOON)
+        bare = ApiKey(0, "", Role.VIEWER, "ba9876543210", b"", None, NOON)
         for key, owner in ((full, ada), (bare, None)):
             added = await _add(store, key)
             assert added.id > 0
@@ -60,6 +60,17 @@ class ApiKeyContract(StoreContract):
             assert await store.people.api_key(key.prefix) == (added, owner)
             async with store.transactions() as tx:
                 assert await tx.api_keys.get(added.id) == added
+
+    async def test_a_key_has_an_id_that_no_key_had_before(self, store: Store) -> None:
+        first = await _add(store, msgspec.structs.replace(_key("a"), id=2**31 - 1))
+        again = await _add(store, msgspec.structs.replace(_key("b"), id=first.id))
+        with pytest.raises(Failure):
+            async with store.transactions() as tx:
+                undone = await tx.api_keys.add(_key("c"))
+                raise Failure
+        last = await _add(store, msgspec.structs.replace(_key("d"), id=1))
+        assert 0 < first.id < again.id < undone.id < last.id < 2**31 - 1
+        assert list(await store.people.api_keys(None)) == [first, again, last]
 
     async def test_the_owner_is_as_it_is_now(self, store: Store) -> None:
         user = await add_user(store)
@@ -130,9 +141,10 @@ class ApiKeyContract(StoreContract):
                 ("c", None, LATER),
                 ("b", ada, LATER),
                 ("a", ada, None),
+                ("g", ada, None),
             )
         }
-        for owner, prefixes in ((ada, "fa"), (grace, "d"), (None, "e")):
+        for owner, prefixes in ((ada, "fag"), (grace, "d"), (None, "e")):
             wanted = sorted((keys[prefix] for prefix in prefixes), key=lambda key: key.id)
             assert list(await store.people.api_keys(None if owner is None else owner.id)) == wanted
         assert list(await store.people.api_keys(grace.id + 1)) == []
@@ -196,6 +208,7 @@ class ApiKeyContract(StoreContract):
             async with store.transactions() as tx:
                 if await tx.api_keys.count(None):
                     return False
+                await asyncio.sleep(0)
                 await tx.api_keys.add(_key(prefix))
                 return await tx.api_keys.count(None) == 1
 
@@ -209,6 +222,7 @@ class ApiKeyContract(StoreContract):
             adding = asyncio.create_task(_add(store, _key("b")))
             async with asyncio.timeout(AT_ONCE):
                 for _ in range(20):
+                    await asyncio.sleep(0)
                     assert len(await store.people.api_keys(None)) == 1
             assert await tx.api_keys.count(None) == 1
         await asyncio.wait_for(adding, AT_ONCE)

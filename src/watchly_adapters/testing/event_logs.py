@@ -23,7 +23,6 @@ from watchly_core.events import (
     MovieRevised,
 )
 from watchly_core.images import Image, new_key
-from watchly_core.queries import MovieQuery
 
 #: Seconds for which what has to come is waited for.
 DEADLINE: Final = 30.0
@@ -141,6 +140,8 @@ class EventLogContract(StoreContract):
                 movie = await tx.movies.add(HEAT, NOON)
                 await tx.events.append(MovieAdded(movie.id, 1, NOON, "system", movie))
                 raise Failure
+        assert await store.queries.last_change() == 1
+        assert await store.queries.changes(ChangeQuery()) == Changes((Change(1, first),), 1)
         (second,) = await added(store, 1)
         assert (await store.queries.changes(ChangeQuery())).data == (Change(1, first), Change(2, second))
 
@@ -151,6 +152,7 @@ class EventLogContract(StoreContract):
         while (page := await store.queries.changes(ChangeQuery(after=after, limit=3))).data:
             assert page.next_after == page.data[-1].seq
             found += page.data
+            assert len(found) <= len(events)
             after = page.next_after
         assert found == [Change(number, event) for number, event in enumerate(events, 1)]
         assert page.next_after == 7
@@ -309,31 +311,27 @@ class EventLogContract(StoreContract):
                 raise Failure
         assert len((await store.queries.changes(ChangeQuery())).data) == 2
 
-    async def test_a_movie_that_was_removed_is_restored_under_its_id(self, store: Store) -> None:
-        async with store.transactions() as tx:
-            movie = await tx.movies.add(HEAT, NOON)
-        async with store.transactions() as tx:
-            await tx.movies.remove(movie.id)
-        image = Image(new_key(), 3, 4, "png", 5, {})
-        back = msgspec.structs.replace(
-            movie, title="Chaleur", version=3, updated_at=LATER, image=image, image_url="/images/x"
-        )
-        async with store.transactions() as tx:
-            await tx.movies.restore(back)
-            assert await tx.movies.get(movie.id) == back
-        assert await store.queries.get(movie.id) == back
-        assert (await store.queries.find(MovieQuery(q="chal"))).data == (back,)
-        async with store.transactions() as tx:
-            other = await tx.movies.add(BARE, NOON)
-        assert other.id > movie.id
+    async def test_a_signal_tells_of_each_write(self, store: Store) -> None:
+        for number in range(1, 5):
+            seen = store.signal.count
+            waiting = asyncio.create_task(store.signal.beyond(seen))
+            await added(store, 1)
+            await asyncio.wait_for(waiting, DEADLINE)
+            assert store.signal.count > seen
+            assert await store.queries.last_change() == number
 
-    async def test_a_movie_that_is_there_is_not_restored(self, store: Store) -> None:
-        async with store.transactions() as tx:
-            movie = await tx.movies.add(HEAT, NOON)
-        with pytest.raises(VersionConflict):
-            async with store.transactions() as tx:
-                await tx.movies.restore(msgspec.structs.replace(movie, title="Other", version=2))
-        assert await store.queries.get(movie.id) == movie
+    async def test_who_waits_is_told_of_each_commit(self, store: Store) -> None:
+        # From the first word on it listens, and has to be told of what comes then.
+        await asyncio.wait_for(self._beyond_a_commit(store, store.signal.count), DEADLINE)
+        for _ in range(3):
+            await asyncio.wait_for(self._beyond_a_commit(store, store.signal.count), DEADLINE)
+
+    async def _beyond_a_commit(self, store: Store, seen: int) -> None:
+        waiting = asyncio.create_task(store.signal.beyond(seen))
+        await asyncio.sleep(0)
+        await added(store, 1)
+        await store.queries.last_change()
+        await waiting
 
     async def test_a_signal_tells_of_what_was_committed(self, store: Store) -> None:
         seen = store.signal.count

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from collections.abc import Sequence
 
 import msgspec
 import pytest
 
-from watchly_adapters.testing.stores import LATER, NOON, Failure, Store, StoreContract
+from watchly_adapters.testing.stores import AT_ONCE, LATER, NOON, Failure, Store, StoreContract
 from watchly_core.errors import IllegalTransition, ImageNotFound
 from watchly_core.images import Image, ImageRecord, ImageState, new_key
+from watchly_core.ports import Transaction
 
 
 def _record(due_at: dt.datetime | None = NOON, movie_id: int = 1, attempts: int = 0) -> ImageRecord:
@@ -127,6 +129,31 @@ class ImageLedgerContract(StoreContract):
             assert list(await tx.images.dead(10)) == dead[1:]
             assert len(await tx.images.due(NOON, 10)) == 2
 
+    @pytest.mark.parametrize("by", ["due", "dead"])
+    async def test_sweepers_pass_over_what_is_held(self, store: Store, by: str) -> None:
+        """And do not wait for it, but where all take turns."""
+        at = NOON if by == "due" else None
+        records = sorted(
+            (_record().moved(ImageState.DELETING, due_at=at) for _ in range(2)),
+            key=lambda record: record.image.key,
+        )
+        async with store.transactions() as tx:
+            for record in records:
+                await tx.images.add(record)
+        first, second = records
+
+        async def sweep() -> list[ImageRecord]:
+            async with store.transactions() as tx:
+                return list(await (tx.images.due(NOON, 10) if by == "due" else tx.images.dead(10)))
+
+        async with store.transactions() as tx:
+            await tx.images.get(first.image.key)
+            sweeping = asyncio.create_task(sweep())
+            done, _ = await asyncio.wait({sweeping}, timeout=0.2 if self.in_turn else AT_ONCE)
+            assert bool(done) != self.in_turn
+        found = await asyncio.wait_for(sweeping, AT_ONCE)
+        assert found == ([first, second] if self.in_turn else [second])
+
     async def test_two_sweepers_never_claim_the_same_image(self, store: Store) -> None:
         records = [_record() for _ in range(40)]
         async with store.transactions() as tx:
@@ -144,6 +171,55 @@ class ImageLedgerContract(StoreContract):
         for _ in range(4):
             await asyncio.gather(*(claim() for _ in range(4)))
         assert sorted(claimed) == sorted(record.image.key for record in records)
+
+    @pytest.mark.parametrize("by", ["get", "of_movie", "due", "dead"])
+    async def test_a_record_that_was_got_is_held_until_the_end(self, store: Store, by: str) -> None:
+        record = _record().moved(ImageState.DELETING, due_at=None if by == "dead" else NOON)
+        async with store.transactions() as tx:
+            await tx.images.add(record)
+
+        async def got(tx: Transaction) -> Sequence[ImageRecord]:
+            match by:
+                case "get":
+                    return [await tx.images.get(record.image.key)]
+                case "of_movie":
+                    return await tx.images.of_movie(1)
+                case "due":
+                    return await tx.images.due(NOON, 10)
+                case _:
+                    return await tx.images.dead(10)
+
+        async def attempt() -> None:
+            async with store.transactions() as tx:
+                (found,) = await tx.images.of_movie(1)
+                attempts = found.attempts + 1
+                await tx.images.replace(msgspec.structs.replace(found, attempts=attempts))
+
+        async with store.transactions() as tx:
+            (held,) = await got(tx)
+            others = [asyncio.create_task(attempt()) for _ in range(3)]
+            done, _ = await asyncio.wait(others, timeout=0.1)
+            assert not done
+            await tx.images.replace(msgspec.structs.replace(held, attempts=held.attempts + 1))
+        await asyncio.gather(*others)
+        async with store.transactions() as tx:
+            assert (await tx.images.get(record.image.key)).attempts == 4
+
+        # Those who get it so at once do not get the same, or one after another.
+        async def attempt_so() -> int:
+            async with store.transactions() as tx:
+                found = await got(tx)
+                await asyncio.sleep(0)
+                for each in found:
+                    attempts = each.attempts + 1
+                    await tx.images.replace(msgspec.structs.replace(each, attempts=attempts))
+                return len(found)
+
+        counted = sum(await asyncio.gather(*(attempt_so() for _ in range(8))))
+        async with store.transactions() as tx:
+            assert (await tx.images.get(record.image.key)).attempts == 4 + counted
+        if by in {"get", "of_movie"}:
+            assert counted == 8
 
     async def test_a_failed_block_leaves_no_trace(self, store: Store) -> None:
         kept, undone = _record(), _record()

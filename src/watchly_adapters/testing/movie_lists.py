@@ -229,6 +229,34 @@ class MovieListContract(StoreContract):
         for query in (crime, thief, MovieQuery(genre="Drama", release_year=2001, q="haet")):
             await assert_agreed(store, query)
 
+    async def test_each_filter_makes_a_difference_to_whatever_is_asked(self, store: Store) -> None:
+        """Also to those who have just been told of another one."""
+        genres, years = ("Crime", "Drama", None), (1995, 2001, None)
+        movies = await add(
+            store,
+            *(
+                MovieDraft(title=f"{genre} {year}", genre=genre, release_year=year)
+                for genre, year in product(genres, years)
+            ),
+        )
+        queries = [
+            MovieQuery(),
+            MovieQuery(genre="Crime"),
+            MovieQuery(release_year=1995),
+            MovieQuery(min_release_year=2001),
+            MovieQuery(max_release_year=2001),
+            MovieQuery(genre="Drama", release_year=2001),
+        ]
+        for query in queries * 2:
+            found = [movie for movie in movies if query.admits(movie)]
+            assert await listed(store, query) == tuple(found)
+            assert await store.queries.count(query) == len(found)
+            counted = Counter(movie.genre for movie in found if movie.genre is not None)
+            wanted = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+            assert list(await store.queries.genres(query)) == [GenreCount(*item) for item in wanted]
+            exported = [draft async for batch in store.queries.export(query) for draft in batch]
+            assert exported == [client_fields(movie) for movie in found]
+
     # Sorting
 
     @pytest.mark.parametrize(

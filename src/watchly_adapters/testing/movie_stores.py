@@ -8,8 +8,9 @@ import datetime as dt
 import msgspec
 import pytest
 
-from watchly_adapters.testing.stores import BARE, HEAT, LATER, NOON, Failure, Store, StoreContract
-from watchly_core.errors import MovieNotFound
+from watchly_adapters.testing.movie_lists import paged
+from watchly_adapters.testing.stores import AT_ONCE, BARE, HEAT, LATER, NOON, Failure, Store, StoreContract
+from watchly_core.errors import MovieNotFound, VersionConflict
 from watchly_core.images import Image, new_key
 from watchly_core.movies import Movie, MovieDraft, client_fields
 from watchly_core.queries import Cursor, MovieQuery
@@ -84,6 +85,27 @@ class MovieStoreContract(StoreContract):
         assert ids == sorted(set(ids))
         page = await store.queries.find(MovieQuery(limit=200))
         assert page.data == tuple(added)
+
+    @pytest.mark.parametrize("count", [1, 2, 99, 100, 101, 200, 201, 250])
+    async def test_however_many_are_added_each_is_there_as_a_whole(self, store: Store, count: int) -> None:
+        drafts = [
+            MovieDraft(title=f"Film {number}", description="Ä", release_year=number, genre=f"Genre {number}")
+            for number in range(count)
+        ]
+        async with store.transactions() as tx:
+            added = await tx.movies.add_many(drafts, NOON)
+            assert await tx.movies.get(added[-1].id) == added[-1]
+        assert [client_fields(movie) for movie in added] == drafts
+        assert (await store.queries.find(MovieQuery(limit=300))).data == tuple(added)
+
+    @pytest.mark.parametrize("count", [1, 2, 150])
+    async def test_those_that_are_added_together_are_found_by_similar_words(
+        self, store: Store, count: int
+    ) -> None:
+        drafts = [MovieDraft(title=f"Number {number}") for number in range(count - 1)]
+        async with store.transactions() as tx:
+            *_, last = await tx.movies.add_many([*drafts, MovieDraft(title="Casablanca")], NOON)
+        assert (await store.queries.find(MovieQuery(q="casablanka"))).data == (last,)
 
     async def test_add_many_of_nothing_adds_nothing(self, store: Store) -> None:
         async with store.transactions() as tx:
@@ -187,6 +209,81 @@ class MovieStoreContract(StoreContract):
                 await tx.movies.remove(gone.id)
         with pytest.raises(MovieNotFound):
             await store.queries.get(gone.id)
+
+    async def test_who_takes_what_is_free_waits_for_nobody(self, store: Store) -> None:
+        """But for its turn, where all take turns."""
+        async with store.transactions() as tx:
+            held, free = await tx.movies.add_many([HEAT, BARE], NOON)
+
+        async def free_ones() -> list[Movie]:
+            async with store.transactions() as tx:
+                return list(await tx.movies.get_free([held.id, free.id]))
+
+        async with store.transactions() as tx:
+            await tx.movies.get(held.id)
+            taking = asyncio.create_task(free_ones())
+            done, _ = await asyncio.wait({taking}, timeout=0.2 if self.in_turn else AT_ONCE)
+            assert bool(done) != self.in_turn
+        assert await asyncio.wait_for(taking, AT_ONCE) == ([held, free] if self.in_turn else [free])
+
+    async def test_what_was_removed_is_gone_at_once(self, store: Store) -> None:
+        async with store.transactions() as tx:
+            gone, kept = await tx.movies.add_many([HEAT, BARE], NOON)
+        with pytest.raises(MovieNotFound):
+            async with store.transactions() as tx:
+                await tx.movies.remove(gone.id)
+                for again in (tx.movies.get(gone.id), tx.movies.replace(gone), tx.movies.remove(gone.id)):
+                    with pytest.raises(MovieNotFound):
+                        await again
+                assert list(await tx.movies.get_free([gone.id, kept.id])) == [kept]
+                await tx.movies.replace_many([kept, gone])
+        assert await store.queries.get(gone.id) == gone
+        async with store.transactions() as tx:
+            await tx.movies.remove(gone.id)
+        assert (await store.queries.find(MovieQuery())).data == (kept,)
+        assert await store.queries.count(MovieQuery()) == 1
+        assert [movie async for batch in store.queries.export(MovieQuery()) for movie in batch] == [
+            client_fields(kept)
+        ]
+
+    async def test_a_movie_that_was_removed_is_restored_under_its_id(self, store: Store) -> None:
+        async with store.transactions() as tx:
+            movie = await tx.movies.add(HEAT, NOON)
+        async with store.transactions() as tx:
+            await tx.movies.remove(movie.id)
+        image = Image(new_key(), 3, 4, "png", 5, {})
+        back = msgspec.structs.replace(
+            movie, title="Chaleur", version=3, updated_at=LATER, image=image, image_url="/images/x"
+        )
+        async with store.transactions() as tx:
+            await tx.movies.restore(back)
+            assert await tx.movies.get(movie.id) == back
+        assert await store.queries.get(movie.id) == back
+        assert (await store.queries.find(MovieQuery(q="chal"))).data == (back,)
+        async with store.transactions() as tx:
+            other = await tx.movies.add(BARE, NOON)
+        assert other.id > movie.id
+
+    async def test_a_movie_that_is_restored_has_its_place_again(self, store: Store) -> None:
+        async with store.transactions() as tx:
+            first, second, third = await tx.movies.add_many([HEAT, BARE, HEAT], NOON)
+        async with store.transactions() as tx:
+            await tx.movies.remove(first.id)
+            await tx.movies.remove(second.id)
+        assert (await store.queries.find(MovieQuery())).data == (third,)
+        for movie, found in ((second, (second, third)), (first, (first, second, third))):
+            async with store.transactions() as tx:
+                await tx.movies.restore(movie)
+            assert (await store.queries.find(MovieQuery())).data == found
+            assert await paged(store, MovieQuery(limit=1)) == list(found)
+
+    async def test_a_movie_that_is_there_is_not_restored(self, store: Store) -> None:
+        async with store.transactions() as tx:
+            movie = await tx.movies.add(HEAT, NOON)
+        with pytest.raises(VersionConflict):
+            async with store.transactions() as tx:
+                await tx.movies.restore(msgspec.structs.replace(movie, title="Other", version=2))
+        assert await store.queries.get(movie.id) == movie
 
     async def test_pages_follow_each_other_by_ascending_id(self, store: Store) -> None:
         async with store.transactions() as tx:

@@ -66,6 +66,53 @@ class PositionContract(StoreContract):
             assert len(await events_of(at, movie.id)) == 1
             assert len((await at.changes(ChangeQuery())).data) == number
 
+    @pytest.mark.parametrize(
+        "ask", ["get", "find", "search", "count", "genres", "export", "history", "changes"]
+    )
+    async def test_each_query_sees_a_write_as_soon_as_it_is_done(
+        self, store: PositionedStore, ask: str
+    ) -> None:
+        """Whatever was asked before, or was not."""
+        for number in range(1, 16):
+            movie = await added(store)
+            at = newest(store)
+            match ask:
+                case "get":
+                    assert await at.get(movie.id) == movie
+                case "find":
+                    assert (await at.find(MovieQuery())).data[-1] == movie
+                case "search":
+                    assert (await at.find(MovieQuery(q="heat"))).data[-1] == movie
+                case "count":
+                    assert await at.count(MovieQuery()) == number
+                case "genres":
+                    assert [each.movies for each in await at.genres(MovieQuery())] == [number]
+                case "export":
+                    exported = [draft async for batch in at.export(MovieQuery()) for draft in batch]
+                    assert len(exported) == number
+                case "history":
+                    assert len(await at.history(movie.id)) == 1
+                case _:
+                    assert (await at.changes(ChangeQuery())).next_after == number
+                    assert await at.last_change() == number
+
+    async def test_the_log_is_never_late(self, store: PositionedStore) -> None:
+        """For whoever names no position neither."""
+        for number in range(1, 16):
+            movie = await added(store)
+            (change,) = await store.reads.history(movie.id)
+            assert change == (await store.reads.changes(ChangeQuery(after=number - 1))).data[0]
+            assert change.seq == await store.reads.last_change() == number
+
+    async def test_an_older_position_takes_nothing_back(self, store: PositionedStore) -> None:
+        for _ in range(15):
+            await added(store)
+            position = str(store.position)
+            second = await added(store)
+            assert await newest(store).at(position).get(second.id) == second
+            third = await added(store)
+            assert await store.reads.at(position).at(str(store.position)).get(third.id) == third
+
     async def test_changes_and_removals_are_seen(self, store: PositionedStore) -> None:
         movie = await added(store)
         for version in range(2, 10):

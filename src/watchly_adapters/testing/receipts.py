@@ -80,6 +80,20 @@ class ReceiptContract(StoreContract):
                     await _find(store, claim)
             async with asyncio.timeout(AT_ONCE):
                 assert await _find(store, msgspec.structs.replace(claim, key="other")) is None
+                assert await _find(store, msgspec.structs.replace(claim, actor="user:8")) is None
+
+    async def test_the_end_of_one_transaction_frees_its_own_keys_alone(self, store: Store) -> None:
+        other = msgspec.structs.replace(CLAIM, key="other")
+        async with store.transactions() as tx:
+            assert await tx.receipts.claim(CLAIM, NOON) is None
+            async with store.transactions() as another:
+                assert await another.receipts.claim(other, NOON) is None
+                with pytest.raises(RequestInProgress):
+                    await _find(store, other)
+            with pytest.raises(RequestInProgress):
+                await _find(store)
+            assert await _find(store, other) is None
+        assert await _find(store) is None
 
     async def test_a_key_may_be_claimed_twice_in_one_transaction(self, store: Store) -> None:
         async with store.transactions() as tx:
@@ -164,4 +178,21 @@ class ReceiptContract(StoreContract):
             await tx.receipts.keep(OTHER_REQUEST, REPLY, later)
         async with store.transactions() as tx:
             assert await tx.receipts.expire(TOMORROW, 10) == 0
+        assert await _find(store, OTHER_REQUEST, TOMORROW) == REPLY
+
+    async def test_what_is_kept_anew_while_it_is_dropped_stays(self, store: Store) -> None:
+        await _keep(store)
+        later = TOMORROW + dt.timedelta(days=1)
+
+        async def keep() -> None:
+            async with store.transactions() as tx:
+                assert await tx.receipts.claim(OTHER_REQUEST, TOMORROW) is None
+                await tx.receipts.keep(OTHER_REQUEST, REPLY, later)
+
+        async with store.transactions() as sweeping:
+            await sweeping.receipts.expire(TOMORROW, 10)
+            keeping = asyncio.create_task(keep())
+            # It may have to wait for the end of this block, and need not.
+            await asyncio.wait({keeping}, timeout=0.2)
+        await asyncio.wait_for(keeping, AT_ONCE)
         assert await _find(store, OTHER_REQUEST, TOMORROW) == REPLY

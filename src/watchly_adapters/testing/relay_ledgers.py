@@ -113,6 +113,22 @@ class RelayLedgerContract(StoreContract):
         async with store.transactions() as tx:
             assert await tx.relays.count("nats") == LetterCount(0, 0)
 
+    async def test_letters_are_dropped_by_their_numbers_alone(self, store: Store) -> None:
+        letters = [_letter(seq, movie_id=seq) for seq in (1, 2, 3)] + [_letter(4, due_at=None)]
+        async with store.transactions() as tx:
+            for target in (BROKER, HOOK):
+                await tx.relays.add(target)
+                await tx.relays.keep(target.name, *letters)
+            await tx.relays.drop("nats", 2)
+            assert list(await tx.relays.due("nats", NOON, 10)) == [letters[0], letters[2]]
+        async with store.transactions() as tx:
+            await tx.relays.drop("nats")
+            await tx.relays.drop("nats", 3, 9)
+            assert list(await tx.relays.due("nats", NOON, 10)) == [letters[0]]
+        async with store.transactions() as tx:
+            assert list(await tx.relays.dead("nats", 10)) == [letters[3]]
+            assert list(await tx.relays.due("webhook-1", NOON, 10)) == letters[:3]
+
     async def test_a_letter_is_kept_in_place_of_the_one_before(self, store: Store) -> None:
         first, second = _letter(1), _letter(1, due_at=LATER, attempts=1)
         async with store.transactions() as tx:

@@ -181,6 +181,23 @@ class SessionContract(StoreContract):
         assert await store.people.session_user(old.id) is None
         assert await store.people.session_user(new.id) == user
 
+    async def test_the_user_of_a_session_is_not_held(self, store: Store) -> None:
+        """But where all take turns."""
+        user = await add_user(store)
+        session = _session(user)
+        await _add(store, session)
+
+        async def account() -> Account:
+            async with store.transactions() as tx:
+                return await tx.users.get(user.id)
+
+        async with store.transactions() as tx:
+            await tx.sessions.get(session.handle)
+            getting = asyncio.create_task(account())
+            done, _ = await asyncio.wait({getting}, timeout=0.2 if self.in_turn else AT_ONCE)
+            assert bool(done) != self.in_turn
+        assert await asyncio.wait_for(getting, AT_ONCE) == Account(user, HASH)
+
     async def test_of_many_uses_at_once_one_rotates(self, store: Store) -> None:
         session = _session(await add_user(store))
         await _add(store, session)
@@ -190,6 +207,7 @@ class SessionContract(StoreContract):
             async with store.transactions() as tx:
                 found = await tx.sessions.get(session.handle)
                 assert found is not None
+                await asyncio.sleep(0)
                 if found[0].secret == session.secret:
                     rotated.append(secret)
                     await tx.sessions.replace(msgspec.structs.replace(found[0], secret=secret))
@@ -206,6 +224,7 @@ class SessionContract(StoreContract):
         async def end() -> bool:
             async with store.transactions() as tx:
                 found = await tx.sessions.get(session.handle)
+                await asyncio.sleep(0)
                 await tx.sessions.remove(session.id)
                 return found is not None
 

@@ -38,6 +38,13 @@ class SigningKeyContract(StoreContract):
         assert await _all(store) == [OLD, MIDDLE, NEW]
         assert list(await store.people.signing_keys()) == [OLD, MIDDLE, NEW]
 
+    async def test_of_those_that_are_as_old_the_name_decides(self, store: Store) -> None:
+        twins = [msgspec.structs.replace(MIDDLE, kid=kid) for kid in ("b", "a", "d", "c")]
+        await _add(store, *twins, OLD)
+        wanted = [OLD, *sorted(twins, key=lambda key: key.kid)]
+        assert await _all(store) == wanted
+        assert list(await store.people.signing_keys()) == wanted
+
     async def test_replace_stores_every_field(self, store: Store) -> None:
         await _add(store, OLD, NEW)
         changed = SigningKey(OLD.kid, b"sealed anew", LATER + dt.timedelta(days=1), NOON, None)
@@ -47,6 +54,10 @@ class SigningKeyContract(StoreContract):
         assert list(await store.people.signing_keys()) == [NEW, changed]
         await _end(store, NEW, LATER)
         assert await _all(store) == [msgspec.structs.replace(NEW, ends_at=LATER), changed]
+        later = msgspec.structs.replace(changed, signs_from=LATER, ends_at=LATER + dt.timedelta(days=9))
+        async with store.transactions() as tx:
+            await tx.signing_keys.replace(later)
+        assert (await _all(store))[1] == later
 
     async def test_forgetting_one_twice_is_no_error(self, store: Store) -> None:
         await _add(store, OLD, NEW)
@@ -55,6 +66,13 @@ class SigningKeyContract(StoreContract):
                 await tx.signing_keys.remove(OLD.kid)
         assert await _all(store) == [NEW]
         assert list(await store.people.signing_keys()) == [NEW]
+
+    async def test_the_others_stay(self, store: Store) -> None:
+        await _add(store, OLD, MIDDLE, NEW)
+        for kid, left in (("nobody", [OLD, MIDDLE, NEW]), (NEW.kid, [OLD, MIDDLE]), (MIDDLE.kid, [OLD])):
+            async with store.transactions() as tx:
+                await tx.signing_keys.remove(kid)
+            assert await _all(store) == left
 
     async def test_a_failed_block_leaves_no_trace(self, store: Store) -> None:
         await _add(store, OLD, MIDDLE)
@@ -81,6 +99,7 @@ class SigningKeyContract(StoreContract):
             async with store.transactions() as tx:
                 if keys := await tx.signing_keys.all():
                     return keys[0]
+                await asyncio.sleep(0)
                 key = msgspec.structs.replace(NEW, kid=str(number))
                 await tx.signing_keys.add(key)
                 return key
@@ -97,6 +116,7 @@ class SigningKeyContract(StoreContract):
             async with store.transactions() as tx:
                 (old,) = await tx.signing_keys.all()
                 found.append(old.kid)
+                await asyncio.sleep(0)
                 await tx.signing_keys.remove(old.kid)
                 await tx.signing_keys.add(msgspec.structs.replace(NEW, kid=str(number)))
 
@@ -117,6 +137,7 @@ class SigningKeyContract(StoreContract):
             changing = asyncio.create_task(changes[change]())
             async with asyncio.timeout(AT_ONCE):
                 for _ in range(20):
+                    await asyncio.sleep(0)
                     assert list(await store.people.signing_keys()) == [OLD]
             assert list(await tx.signing_keys.all()) == [OLD]
         await asyncio.wait_for(changing, AT_ONCE)

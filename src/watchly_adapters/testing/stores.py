@@ -73,7 +73,13 @@ async def add_user(store: Store, email: str = "ada@films.example", role: Role = 
 
 
 class StoreContract:
-    """What the suites of stores have in common: their one fixture, `store`."""
+    """What the suites of stores have in common: their one fixture, `store`.
+
+    Attributes:
+        in_turn: set it where transactions run one after another as a whole, each waiting for its turn.
+    """
+
+    in_turn = False
 
     pytestmark = pytest.mark.anyio
 

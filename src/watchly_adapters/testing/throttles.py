@@ -126,6 +126,22 @@ class ThrottleContract(StoreContract):
         taken = await asyncio.gather(*(_take(store, 10) for _ in range(30)))
         assert (taken.count(None), taken.count(UNTIL)) == (10, 20)
 
+    async def test_who_takes_waits_for_who_has_taken(self, store: Store) -> None:
+        async def take() -> dt.datetime | None:
+            async with store.transactions() as tx:
+                taken = await tx.throttles.take("bucket", 3, NOON, UNTIL)
+                await asyncio.sleep(0)
+                return taken
+
+        await _take(store, 3)
+        async with store.transactions() as tx:
+            assert await tx.throttles.take("bucket", 3, NOON, UNTIL) is None
+            taking = [asyncio.create_task(take()) for _ in range(5)]
+            done, _ = await asyncio.wait(taking, timeout=0.1)
+            assert not done
+        taken = await asyncio.gather(*taking)
+        assert (taken.count(None), taken.count(UNTIL)) == (1, 4)
+
     async def test_nor_where_the_bucket_begins_anew(self, store: Store) -> None:
         assert [await _take(store, 10) for _ in range(11)] == [None] * 10 + [UNTIL]
         taken = await asyncio.gather(*(_take(store, 10, UNTIL) for _ in range(30)))

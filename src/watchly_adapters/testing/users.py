@@ -220,12 +220,13 @@ class UserContract(StoreContract):
             waiting = asyncio.create_task(administrators())
             async with asyncio.timeout(AT_ONCE):
                 for _ in range(20):
+                    await asyncio.sleep(0)
                     assert list(await store.people.users(0, 50)) == []
         assert await asyncio.wait_for(waiting, AT_ONCE) == [admin.id]
 
     async def test_a_user_goes_with_all_sessions_and_keys(self, store: Store) -> None:
         gone, stays = await add_user(store), await add_user(store, "grace@films.example")
-        owners = {"gone": gone.id, "stays": stays.id, "nobody": None}
+        owners = {"gone": gone.id, "also gone": gone.id, "stays": stays.id, "nobody": None}
         keys: dict[str, ApiKey] = {}
         async with store.transactions() as tx:
             for name, owner in owners.items():
@@ -238,10 +239,18 @@ class UserContract(StoreContract):
             await tx.users.remove(gone.id)
         async with store.transactions() as tx:
             assert await tx.sessions.get(b"gone") is None
-            with pytest.raises(ApiKeyNotFound):
-                await tx.api_keys.get(keys["gone"].id)
+            assert await tx.sessions.get(b"also gone") is None
+            for name in ("gone", "also gone"):
+                with pytest.raises(ApiKeyNotFound):
+                    await tx.api_keys.get(keys[name].id)
             counts = [await tx.api_keys.count(owner) for owner in (gone.id, stays.id, None)]
             assert counts == [0, 1, 1]
+            # Not even for those who drop them.
+            assert await tx.api_keys.expire(LATER, 10) == 0
+        with pytest.raises(Failure):
+            async with store.transactions() as tx:
+                assert await tx.sessions.expire(LATER, 10) == 1
+                raise Failure
         assert await store.people.session_user("gone") is None
         assert await store.people.api_key("gone") is None
         assert list(await store.people.api_keys(gone.id)) == []

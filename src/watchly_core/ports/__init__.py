@@ -39,6 +39,7 @@ from watchly_core.ports.people import (
     Tokens,
     UserRepository,
 )
+from watchly_core.ports.rates import RateLimiter
 from watchly_core.ports.relays import (
     Publisher,
     RelayLedger,
@@ -69,6 +70,7 @@ __all__ = [
     "PasswordHasher",
     "PeopleQueries",
     "Publisher",
+    "RateLimiter",
     "Receipts",
     "RelayLedger",
     "Render",

@@ -45,7 +45,7 @@ class PeopleQueries(Protocol):
         ...
 
     async def signing_keys(self) -> Sequence[SigningKey]:
-        """All keys that sign tokens, oldest first."""
+        """All keys that sign tokens, oldest first; those that are as old by their ids."""
         ...
 
 
@@ -175,7 +175,10 @@ class SigningKeyRepository(Protocol):
     """The keys that sign tokens, inside a transaction."""
 
     async def all(self) -> Sequence[SigningKey]:
-        """All of them, oldest first; no other transaction gets them, or changes any, until this one ends."""
+        """All of them, oldest first; those that are as old by their ids.
+
+        No other transaction gets them, or changes any, until this one ends.
+        """
         ...
 
     async def add(self, key: SigningKey) -> None:

@@ -27,6 +27,13 @@ class Transaction(Protocol):
         """
         ...
 
+    async def take_time(self) -> None:
+        """From here on, this is for many rows, from somebody who may send them slowly: be patient with both.
+
+        That has an end as well, if a later one. A transaction that is a host's goes on as it is.
+        """
+        ...
+
     @property
     def movies(self) -> MovieRepository:
         """Movies."""
@@ -83,7 +90,7 @@ class Transactions(Protocol):
 
     Leaving the block normally commits all that was done through `tx`, and the block's caller goes on
     only after the commit; leaving it by any exception, cancellation included, undoes all of it. When
-    the commit itself raises `Unavailable`, whether it took effect is not known.
+    the commit itself raises `Unavailable`, whether it took effect is not known, unless it is `Undone`.
     """
 
     def __call__(self) -> AbstractAsyncContextManager[Transaction]:

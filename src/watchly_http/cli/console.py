@@ -33,12 +33,31 @@ def run(work: Coroutine[object, object, T]) -> T:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """A command that goes on until it is told to stop: to be told so, however and whenever, is no failure."""
+def stoppable() -> Iterator[Callable[[], None]]:
+    """A command that goes on until it is told to stop: to be told so, however and whenever, is no failure.
+
+    Once is enough: told again, it would be torn from putting things in order, and what is left of that then
+    waits at the end of the interpreter, for ever, for locks of threads that are no more. But Python drops
+    what is raised in the midst of a destructor: so the block calls, now and then, what it is given.
+    """
+    told = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal told
+        del number, frame  # all of them mean the same
+        told = True
+        for each in _STOPS:
+            signal.signal(each, lambda *_: None)
+        raise KeyboardInterrupt
+
+    def end_if_told() -> None:
+        if told:
+            raise KeyboardInterrupt
+
     for number in _STOPS:
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, stop)
     try:
-        yield
+        yield end_if_told
     except KeyboardInterrupt:
         sys.exit(0)
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Seconds in which all is loaded, also on a slow machine.
 _LOADED_WITHIN: Final = 5.0
+#: Seconds between looks whether all is loaded.
+_LOOK_EVERY: Final = 0.1
 #: Seconds that a replica has to answer at the start.
 _PATIENCE: Final = 3.0
 #: Addresses that only this machine reaches.
@@ -43,6 +45,11 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
       watchly serve --port 8080 --workers 4
       DATABASE_URL=memory: watchly serve
     """
+    with stoppable() as end_if_told:
+        sys.exit(_serve(host, port, workers, end_if_told))
+
+
+def _serve(host: str | None, port: int | None, workers: int | None, end_if_told: Callable[[], None]) -> int:
     import msgspec
 
     from watchly_http import logs
@@ -62,12 +69,14 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     loading = threading.Thread(target=_load, daemon=True)
     loading.start()
     try:
-        with stoppable(), ExitStack() as stack:
+        with ExitStack() as stack:
             prepared, keep = serving(settings, stack)
             if not prepared.in_memory:
                 run(_look_around(prepared, own=settings.database_url is None))
-            loading.join()
-            sys.exit(_run(prepared, keep))
+            while loading.is_alive():
+                end_if_told()
+                loading.join(_LOOK_EVERY)
+            return _run(prepared, keep, end_if_told)
     finally:
         # A module that is still loading takes the end of the interpreter for a fault. One may load for ever,
         # for a signal in the midst of another import can leave Python's own lock of it behind.
@@ -83,7 +92,7 @@ def _load() -> None:
         importlib.import_module("watchly_adapters.security.tokens")
 
 
-def _run(settings: Settings, keep: Callable[[], None] | None) -> int:
+def _run(settings: Settings, keep: Callable[[], None] | None, end_if_told: Callable[[], None]) -> int:
     import structlog
     from litestar import Litestar
 
@@ -100,11 +109,19 @@ def _run(settings: Settings, keep: Callable[[], None] | None) -> int:
         return app
 
     def tell(url: str) -> None:
+        log = structlog.stdlib.get_logger("watchly.serving")
         if not settings.auth:
-            structlog.stdlib.get_logger("watchly.serving").warning("AUTH is off: everybody may do everything")
+            log.warning("AUTH is off: everybody may do everything")
+        if settings.rate_limit is not None and settings.valkey_url is None:
+            log.info(
+                "there is no VALKEY_URL, so each worker counts for itself, and all let through so many times"
+                " what RATE_LIMIT says",
+                workers=settings.workers,
+            )
         say(f"Watchly answers at {url} (documentation: {url}/docs)")
 
     with Tallies() as tallies:
+        end_if_told()  # from here on the server hears of signals
         return serve_workers(
             load_app,
             host=settings.host,
