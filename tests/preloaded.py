@@ -12,12 +12,13 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Never
 
@@ -37,6 +38,52 @@ _MODULES: Final = (
 )
 
 
+class Process:
+    """A command that runs, with as much of `subprocess.Popen` as tests need; the parent is another process.
+
+    Attributes:
+        args: its words.
+        pid: its own.
+        returncode: None until it is seen to have ended.
+    """
+
+    def __init__(self, args: Sequence[str], pid: int, ended: int) -> None:
+        self.args, self.pid = args, pid
+        self.returncode: int | None = None
+        #: Says the code with which it ends.
+        self._ended = ended
+
+    def wait(self, timeout: float | None = None) -> int:
+        """See `Popen`."""
+        if self.returncode is None:
+            if not select.select([self._ended], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(list(self.args), timeout or 0)
+            told = os.read(self._ended, _LONGEST)
+            os.close(self._ended)
+            assert told, "the process that has loaded everything is gone"
+            self.returncode = int(told)
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """See `Popen`."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """See `Popen`."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """See `Popen`."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """See `Popen`."""
+        self.send_signal(signal.SIGKILL)
+
+
 class Preloaded:
     """The process that has loaded everything; it ends with the one that made it."""
 
@@ -54,38 +101,45 @@ class Preloaded:
             )
         atexit.register(self.close)
 
+    def start(
+        self, command: Sequence[str], environment: Mapping[str, str], streams: Sequence[int], *, apart: bool
+    ) -> Process:
+        """Start a command with these as its three streams, in a session of its own if it is `apart`."""
+        request = json.dumps({"command": command, "environment": dict(environment), "apart": apart}).encode()
+        assert len(request) < _LONGEST
+        ended, tells = os.pipe()
+        try:
+            with self._turn:
+                socket.send_fds(self._link, [request], [*streams, tells])
+                pid = int(self._link.recv(_LONGEST))
+        finally:
+            os.close(tells)
+        return Process(command, pid, ended)
+
     def run(
-        self, command: list[str], stdin: str, environment: Mapping[str, str]
+        self, command: Sequence[str], stdin: str, environment: Mapping[str, str]
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, as `subprocess.run` does."""
-        request = json.dumps({"command": command, "environment": dict(environment)}).encode()
-        assert len(request) < _LONGEST
-        with self._turn, ThreadPoolExecutor(2) as readers:
+        with ThreadPoolExecutor(2) as readers:
             (ours, *said), theirs = _pipes()
             out, err = (readers.submit(_text, fd) for fd in said)
-            socket.send_fds(self._link, [request], theirs)
-            for fd in theirs:
-                os.close(fd)
+            try:
+                process = self.start(command, environment, theirs, apart=False)
+            finally:
+                for fd in theirs:
+                    os.close(fd)
             # A command need not read what it is given.
             with contextlib.suppress(BrokenPipeError), os.fdopen(ours, "w") as given:
                 given.write(stdin)
-            code = self._code(command)
-            return subprocess.CompletedProcess(command, code, out.result(), err.result())
-
-    def _code(self, command: list[str]) -> int:
-        pid = int(self._link.recv(_LONGEST))
-        self._link.settimeout(_SECONDS)
-        try:
-            return int(self._link.recv(_LONGEST))
-        except TimeoutError:
-            os.kill(pid, signal.SIGKILL)
-            self._link.settimeout(None)
-            self._link.recv(_LONGEST)
-            raise subprocess.TimeoutExpired(command, _SECONDS) from None
-        finally:
-            self._link.settimeout(None)
+            try:
+                code = process.wait(_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+            return subprocess.CompletedProcess(list(command), code, out.result(), err.result())
 
     def close(self) -> None:
+        """End it."""
         self._link.close()
         self._process.wait(_SECONDS)
 
@@ -103,26 +157,62 @@ def _text(fd: int) -> str:
 
 def _become_commands(link: socket.socket) -> None:
     """Fork for each command; returns in those that are to be one, and never else."""
+    telling: dict[int, int] = {}
+    awake, wakes = socket.socketpair()
+    for each in (awake, wakes):
+        each.setblocking(False)  # noqa: FBT003 - its only parameter
+    signal.set_wakeup_fd(wakes.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     while True:
-        request, fds, _, _ = socket.recv_fds(link, _LONGEST, 3)
+        ready, _, _ = select.select([link, awake], [], [])
+        if awake in ready:
+            awake.recv(_LONGEST)
+            _tell_of_the_ended(telling)
+        if link not in ready:
+            continue
+        request, fds, _, _ = socket.recv_fds(link, _LONGEST, 4)
         if not request:
             os._exit(0)
         child = os.fork()
         if not child:
-            wanted = json.loads(request)
-            link.close()
-            for number, fd in enumerate(fds):
-                os.dup2(fd, number)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.set_wakeup_fd(-1)
+            for each in (link, awake, wakes):
+                each.close()
+            for fd in (*telling.values(), fds.pop()):
                 os.close(fd)
-            os.environ.clear()
-            os.environ.update(wanted["environment"])
-            sys.argv[:] = wanted["command"]
+            _dress(json.loads(request), fds)
             return
+        telling[child] = fds.pop()
         for fd in fds:
             os.close(fd)
         link.send(str(child).encode())
-        _, status = os.waitpid(child, 0)
-        link.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _tell_of_the_ended(telling: dict[int, int]) -> None:
+    """Tell whoever started them of the commands that have ended, and with which code."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            pid, status = ended
+            # Whoever started it may be gone.
+            with contextlib.suppress(BrokenPipeError):
+                os.write(telling[pid], str(os.waitstatus_to_exitcode(status)).encode())
+            os.close(telling.pop(pid))
+
+
+def _dress(wanted: dict[str, object], streams: Sequence[int]) -> None:
+    """Become what somebody wants to have started."""
+    if wanted["apart"]:
+        os.setsid()
+    for number, fd in enumerate(streams):
+        os.dup2(fd, number)
+        os.close(fd)
+    environment, command = wanted["environment"], wanted["command"]
+    assert isinstance(environment, dict)
+    assert isinstance(command, list)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv[:] = command
 
 
 def _main() -> Never:

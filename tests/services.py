@@ -8,15 +8,15 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import IO, Final, Self
 from urllib.parse import quote, urlencode
 
 from tests.canaries import secrets_in
-from tests.preloaded import Preloaded
+from tests.preloaded import Preloaded, Process
 
 WATCHLY = str(Path(sys.executable).with_name("watchly"))
 START_LIMIT = 60.0
@@ -82,6 +82,33 @@ def _preloaded() -> Preloaded:
     return Preloaded(environment())
 
 
+def _start(
+    words: Sequence[str],
+    variables: Mapping[str, str],
+    stdout: IO[str] | None,
+    stderr: IO[str],
+    *,
+    apart: bool,
+) -> subprocess.Popen[bytes] | Process:
+    """Start a command of `watchly` that goes on, which has it loaded already if nothing is said to Python."""
+    command = [WATCHLY, *words]
+    with Path(os.devnull).open("r+") as nothing:
+        streams = nothing, stdout or nothing, stderr
+        if any(name.startswith("PYTHON") for name in variables):
+            stdin, *said = streams
+            return subprocess.Popen(
+                command,
+                stdin=stdin,
+                stdout=said[0],
+                stderr=said[1],
+                start_new_session=apart,
+                env=environment(**variables),
+                cwd="/",
+            )
+        numbers = [stream.fileno() for stream in streams]
+        return _preloaded().start(command, environment(**variables), numbers, apart=apart)
+
+
 def as_url(conninfo: str) -> str:
     """A URL for a conninfo string, as DATABASE_URL wants one."""
     from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415 - the core's tests go without
@@ -120,15 +147,7 @@ class Service:
     def __init__(self, log: Path, *words: str, **variables: str) -> None:
         self._log, self._data = log, log.with_name(f"{log.name}.data")
         with log.open("w") as stderr, self._data.open("w") as stdout:
-            self.process = subprocess.Popen(
-                [WATCHLY, "serve", "--port", "0", *words],
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-                env=environment(**variables),
-                cwd="/",
-            )
+            self.process = _start(["serve", "--port", "0", *words], variables, stdout, stderr, apart=True)
         self.url = self._address()
 
     def _address(self) -> str:
@@ -183,14 +202,7 @@ class Command:
     def __init__(self, log: Path, *words: str, **variables: str) -> None:
         self._log = log
         with log.open("w") as stderr:
-            self.process = subprocess.Popen(
-                [WATCHLY, *words],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                env=environment(**variables),
-                cwd="/",
-            )
+            self.process = _start(words, variables, None, stderr, apart=False)
 
     @property
     def log(self) -> str:

@@ -53,7 +53,17 @@ class Phase(enum.IntEnum):
     CUTTING = 3
 
 
-_board = mmap.mmap(-1, 1)  # anonymous and shared: a fork sees what the other side writes
+def _new_board() -> mmap.mmap:
+    return mmap.mmap(-1, 1)  # anonymous and shared: a fork sees what the other side writes
+
+
+_board = _new_board()
+
+
+def begin() -> None:
+    """Have a board of its own for the service that begins in this process, whoever else has the last one."""
+    global _board  # noqa: PLW0603 - workers find by it what their supervisor has left to them
+    _board = _new_board()
 
 
 def phase() -> Phase:

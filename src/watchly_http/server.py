@@ -147,7 +147,7 @@ class _Supervisor(MPServer):
         self._ears.setblocking(False)  # noqa: FBT003  # its only parameter
         self._leash, self._leash_held = os.pipe()
         multiprocessing.set_start_method("fork", force=True)  # closures travel, memory is shared
-        drain.mark(Phase.RUNNING)
+        drain.begin()
 
     def close(self) -> None:
         """End every worker that an error has left, and whatever belongs to them."""

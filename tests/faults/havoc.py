@@ -171,7 +171,9 @@ def workers(service: Service) -> list[int]:
     """The processes of a service that answer requests."""
     pid = service.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in children.split() if _is_worker(int(child))]
+    # A worker is a fork of the supervisor; whatever else that has started is another program.
+    same = _command(pid)
+    return [int(child) for child in children.split() if same and _command(int(child)) == same]
 
 
 def postmaster(home: Path) -> int | None:
@@ -201,12 +203,12 @@ def grown_up(pid: int) -> bool:
     return _age(pid) > _GROWN_UP
 
 
-def _is_worker(pid: int) -> bool:
-    # A worker is a fork of the supervisor; whatever else that has started is another program.
+def _command(pid: int) -> bytes:
+    """What a process was started as; nothing if it is gone."""
     try:
-        return b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        return False
+        return b""
 
 
 def _age(pid: int) -> float:

@@ -60,6 +60,10 @@ def stoppable() -> Iterator[Callable[[], None]]:
         yield end_if_told
     except KeyboardInterrupt:
         sys.exit(0)
+    finally:
+        # At its very end Python lets signals that it handles kill it, but not those that are ignored.
+        for number in _STOPS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def run_until_told(work: Callable[[asyncio.Event], Coroutine[object, object, None]]) -> None:
