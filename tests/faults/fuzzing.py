@@ -33,12 +33,10 @@ from schemathesis.generation.modes import GenerationMode
 from schemathesis.generation.stateful import run_state_machine_as_test
 from tests.corpus.all import CASES
 from tests.corpus.town import Town, check, running
-from tests.faults.runs import Outcome, options, perform
+from tests.faults.runs import Outcome, options, perform, with_database
 from tests.http.fuzz import Case, Fuzzer, configured, quiet
 from tests.http.senders import People
 from tests.services import run as command
-
-from watchly_adapters.embedded import EmbeddedPostgres
 
 WORKERS: Final = 2
 #: Processes that make cases, which takes longer than to answer them.
@@ -197,12 +195,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=50_000)
     given_ = parser.parse_args()
     plan = Plan(given_.cases, given_.seed)
-
-    def begin(folder: Path) -> Outcome:
-        with EmbeddedPostgres(folder / "database") as database_url:
-            return run(plan, folder, database_url)
-
-    return perform("fuzzing", PROMISE, given_, begin)
+    return perform("fuzzing", PROMISE, given_, with_database(run, plan))
 
 
 if __name__ == "__main__":

@@ -24,10 +24,8 @@ import httpx
 import psycopg
 from tests.faults.checker import read_tables, violations
 from tests.faults.havoc import Victims
-from tests.faults.runs import SECRET, Outcome, options, perform
+from tests.faults.runs import SECRET, Outcome, options, perform, with_database
 from tests.services import Service
-
-from watchly_adapters.embedded import EmbeddedPostgres
 
 SERVICES: Final = 2
 WORKERS: Final = 3
@@ -187,12 +185,7 @@ def main() -> int:
     parser.add_argument("--sends", type=int, default=20)
     given = parser.parse_args()
     plan = Plan(given.keys, given.sends, given.seed)
-
-    def begin(folder: Path) -> Outcome:
-        with EmbeddedPostgres(folder / "database") as database_url:
-            return run(plan, folder, database_url)
-
-    return perform("receipts", _PROMISE, given, begin)
+    return perform("receipts", _PROMISE, given, with_database(run, plan))
 
 
 if __name__ == "__main__":

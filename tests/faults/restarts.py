@@ -20,11 +20,9 @@ from typing import Final, NamedTuple
 
 import psycopg
 from tests.faults.checker import read_tables, violations
-from tests.faults.runs import Outcome, options, perform
+from tests.faults.runs import Outcome, options, perform, with_database
 from tests.fleets import HOSTS, Fleet
 from tests.loads import Clients, Load
-
-from watchly_adapters.embedded import EmbeddedPostgres
 
 #: In a second: about a hundred reads, thirty writes, and two uploads.
 _CLIENTS: Final = Clients(readers=5, writers=3, editors=3, rate=20.0)
@@ -97,12 +95,7 @@ def main() -> int:
     parser.add_argument("--restarts", type=int, default=100)
     given = parser.parse_args()
     plan = Plan(given.restarts, given.seed)
-
-    def begin(folder: Path) -> Outcome:
-        with EmbeddedPostgres(folder / "database") as database_url:
-            return run(plan, folder, database_url)
-
-    return perform("restarts", _PROMISE, given, begin)
+    return perform("restarts", _PROMISE, given, with_database(run, plan))
 
 
 if __name__ == "__main__":

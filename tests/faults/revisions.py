@@ -22,11 +22,9 @@ from typing import Final, NamedTuple
 import psycopg
 from tests.faults.checker import read_tables, violations
 from tests.faults.havoc import Victims
-from tests.faults.runs import SECRET, Outcome, options, perform
+from tests.faults.runs import SECRET, Outcome, options, perform, with_database
 from tests.faults.wire import Broken, Line, Reply
 from tests.services import Service
-
-from watchly_adapters.embedded import EmbeddedPostgres
 
 PROMISE: Final = "of writers that name the version they have read none undoes what another has written"
 
@@ -188,12 +186,7 @@ def main() -> int:
     parser.add_argument("--writers", type=int, default=50)
     given = parser.parse_args()
     plan = Plan(given.rows, given.writers, given.seed)
-
-    def begin(folder: Path) -> Outcome:
-        with EmbeddedPostgres(folder / "database") as database_url:
-            return run(plan, folder, database_url)
-
-    return perform("revisions", PROMISE, given, begin)
+    return perform("revisions", PROMISE, given, with_database(run, plan))
 
 
 if __name__ == "__main__":

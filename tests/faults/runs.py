@@ -11,10 +11,14 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from tests.faults.record import record
 from tests.services import folder_in_memory
+
+from watchly_adapters.embedded import EmbeddedPostgres
+
+P = TypeVar("P")
 
 #: A key for services of a run.
 SECRET: Final = "0123456789abcdef" * 4
@@ -61,6 +65,16 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--write", action="store_true", help="write its row of docs/reference/reliability.md")
     parser.add_argument("--keep", action="store_true", help="leave the folder of the run, with its logs")
     return parser
+
+
+def with_database(run: Callable[[P, Path, str], Outcome], plan: P) -> Callable[[Path], Outcome]:
+    """This run of a plan, in a folder in which a database server runs for it."""
+
+    def begin(folder: Path) -> Outcome:
+        with EmbeddedPostgres(folder / "database") as database_url:
+            return run(plan, folder, database_url)
+
+    return begin
 
 
 def perform(name: str, promise: str, given: argparse.Namespace, run: Callable[[Path], Outcome]) -> int:
