@@ -14,7 +14,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, Scope
 
 from watchly_core.access import Access
-from watchly_core.errors import NotSignedIn, Unavailable, WatchlyError
+from watchly_core.errors import NotSignedIn, Unavailable, WatchlyError, alike
 from watchly_core.people import Actor, Permission, stranger
 from watchly_http.openapi import NEEDS
 from watchly_http.requests import METHODS, Request
@@ -69,11 +69,12 @@ async def look_up(scope: HTTPScope, access: Access, bearer: str) -> Actor:
         NotSignedIn, Unavailable: see `Access.actor`.
     """
     if isinstance(error := scope.get(_NOBODY), WatchlyError):
-        raise error
+        raise alike(error)
     try:
         return await access.actor(bearer)
     except WatchlyError as error:
-        scope[_NOBODY] = error  # type: ignore[typeddict-unknown-key] # ASGI lets applications add keys
+        # Not the one that is raised: it holds the frames that hold the scope.
+        scope[_NOBODY] = alike(error)  # type: ignore[typeddict-unknown-key] # ASGI lets applications add keys
         raise
 
 
