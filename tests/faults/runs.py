@@ -16,8 +16,6 @@ from typing import Final, NamedTuple, TypeVar
 from tests.faults.record import record
 from tests.services import folder_in_memory
 
-from watchly_adapters.embedded import EmbeddedPostgres
-
 P = TypeVar("P")
 
 #: A key for services of a run.
@@ -71,6 +69,9 @@ def with_database(run: Callable[[P, Path, str], Outcome], plan: P) -> Callable[[
     """This run of a plan, in a folder in which a database server runs for it."""
 
     def begin(folder: Path) -> Outcome:
+        # Not above: whoever tries faults in copies of Watchly has this module, and must not have Watchly.
+        from watchly_adapters.embedded import EmbeddedPostgres  # noqa: PLC0415
+
         with EmbeddedPostgres(folder / "database") as database_url:
             return run(plan, folder, database_url)
 
