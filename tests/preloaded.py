@@ -1,7 +1,9 @@
-"""Commands of `watchly` that need not load it: a process that has, forks itself for each of them.
+"""Programs that need not load Watchly: a process that has, forks itself for each of them.
 
-A command has its own process, environment, pipes and exit code, as if it were started. What loading is about,
-its time, its order or what is left out, cannot be seen here: `tests/http/test_loading.py` starts real ones.
+They are the commands of `watchly`, and modules of the tests that run by themselves, whose words begin with
+`-m`, as those of Python do. Each has its own process, environment, pipes and exit code, as if it were
+started. What loading is about, its time, its order or what is left out, cannot be seen here:
+`tests/http/test_loading.py` starts real ones.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -20,11 +23,13 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final, Never
 
 _LONGEST: Final = 1 << 17
 _SECONDS: Final = 100
 _MODULES: Final = (
+    "pytest",
     "rich.console",
     "watchly_adapters.container",
     "watchly_adapters.embedded",
@@ -35,6 +40,7 @@ _MODULES: Final = (
     "watchly_http.app",
     "watchly_http.cli",
     "watchly_http.running",
+    "watchly_http.server",
 )
 
 
@@ -221,6 +227,11 @@ def _main() -> Never:
     assert threading.active_count() == 1, "threads do not live through a fork"
     gc.freeze()
     _become_commands(socket.socket(fileno=int(sys.argv[1])))
+    if sys.argv[0] == "-m":
+        del sys.argv[0]
+        sys.path.insert(0, str(Path(__file__).parents[1]))
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        sys.exit()
     from watchly_http.cli import main  # noqa: PLC0415 - tests import this module for its other half
 
     main()

@@ -109,6 +109,41 @@ def _start(
         return _preloaded().start(command, environment(**variables), numbers, apart=apart)
 
 
+class Program:
+    """A module of the tests that runs by itself, and has loaded already what it has of `watchly serve`.
+
+    It is killed if it is left before it has ended.
+
+    Attributes:
+        process: the process that it is.
+        output: what it prints.
+    """
+
+    def __init__(
+        self, module: str, *words: str, variables: Mapping[str, str], errors: int, apart: bool = False
+    ) -> None:
+        said, says = os.pipe()
+        self.output = os.fdopen(said, "rb")
+        with os.fdopen(says, "wb"), Path(os.devnull).open() as nothing:
+            self.process = _preloaded().start(
+                ["-m", module, *words], variables, [nothing.fileno(), says, errors], apart=apart
+            )
+
+    def heard(self) -> str:
+        """Wait for the next line; empty where no more comes."""
+        return self.output.readline().decode().strip()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.wait(60)
+        self.output.close()
+
+
 def as_url(conninfo: str) -> str:
     """A URL for a conninfo string, as DATABASE_URL wants one."""
     from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415 - the core's tests go without

@@ -7,7 +7,6 @@ import http.client
 import os
 import secrets
 import socket
-import subprocess
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
@@ -18,7 +17,7 @@ from unittest.mock import patch
 import msgspec
 import pytest
 from dependency_injector import providers
-from tests.services import wait_until
+from tests.services import Program, wait_until
 
 from watchly_adapters.container import Container
 from watchly_adapters.memory import MemoryDatabase, MemoryImages, MemoryMovieQueries, MemoryTransaction
@@ -34,7 +33,6 @@ from watchly_http.server import serve
 
 #: Seconds for anything that is to happen; far more than it takes.
 PATIENCE: Final = 60.0
-ROOT: Final = Path(__file__).parents[2]
 ORIGIN: Final = "https://app.example"
 PNG: Final = samples.UPRIGHT["png"]
 
@@ -154,11 +152,10 @@ class Line(msgspec.Struct, frozen=True):
 class Server:
     """A running service of this file."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        assert process.stdout is not None
-        url = process.stdout.readline().decode().strip()
+    def __init__(self, program: Program, log: Path) -> None:
+        url = program.heard()
         assert url, log.read_text()
-        self.process, self._log = process, log
+        self.process, self._log = program.process, log
         self.address = ("127.0.0.1", int(url.rpartition(":")[2]))
 
     def connect(self) -> http.client.HTTPConnection:
@@ -200,20 +197,11 @@ def running(home: Path, **variables: str) -> Iterator[Server]:
     log = home / "log"
     with (
         log.open("wb") as errors,
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.http.test_deadlines"],
-            env=environment,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-        ) as process,
+        Program("tests.http.test_deadlines", variables=environment, errors=errors.fileno()) as program,
     ):
-        try:
-            yield Server(process, log)
-            process.terminate()
-            assert process.wait(PATIENCE) == 0, log.read_text()
-        finally:
-            process.kill()
+        yield Server(program, log)
+        program.process.terminate()
+        assert program.process.wait(PATIENCE) == 0, log.read_text()
     assert "Traceback" not in log.read_text(), log.read_text()
 
 

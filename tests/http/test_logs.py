@@ -23,6 +23,7 @@ from dependency_injector import providers
 from litestar import Litestar
 from litestar.testing import RequestFactory
 from litestar.types import HTTPRequestEvent, Message, Receive, Scope, Send
+from tests.services import Program, wait_until
 
 from watchly_adapters.container import Container
 from watchly_adapters.metrics import Metrics
@@ -97,10 +98,9 @@ if __name__ == "__main__":
 class Server:
     """The program above while it runs."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.process, self.log = process, log
-        assert process.stdout is not None
-        host, _, port = process.stdout.readline().decode().strip().removeprefix("http://").rpartition(":")
+    def __init__(self, program: Program, log: Path) -> None:
+        self.process, self.log = program.process, log
+        host, _, port = program.heard().removeprefix("http://").rpartition(":")
         self._address = (host, int(port))
 
     def connect(self) -> socket.socket:
@@ -149,17 +149,13 @@ def running(home: Path, stderr: int | None = None, **variables: str) -> Iterator
     log = home / "log"
     with (
         log.open("wb") as errors,
-        subprocess.Popen(
-            [sys.executable, __file__],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=errors if stderr is None else stderr,
-        ) as process,
+        Program(
+            "tests.http.test_logs",
+            variables=environment,
+            errors=errors.fileno() if stderr is None else stderr,
+        ) as program,
     ):
-        try:
-            yield Server(process, log)
-        finally:
-            process.kill()
+        yield Server(program, log)
 
 
 def of(lines: Sequence[Mapping[str, object]], *names: str) -> list[tuple[object, ...]]:
@@ -167,8 +163,6 @@ def of(lines: Sequence[Mapping[str, object]], *names: str) -> list[tuple[object,
 
 
 def test_each_request_has_one_line_and_faults_tell_what_is_known(tmp_path: Path) -> None:
-    from tests.services import wait_until  # noqa: PLC0415 - the service is this file, run by itself
-
     with running(tmp_path, TRUSTED_PROXIES="127.0.0.1") as server:
         server.ask("one", "GET", "/api/movies/1", **{"X-Forwarded-For": "192.0.2.7"})
         server.ask("framework", "GET", "/api/movies/1/history")

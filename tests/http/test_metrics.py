@@ -34,7 +34,7 @@ from tests.adapters.test_statements import statements
 from tests.http.conftest import Client, Configure, problem_in
 from tests.metrics import METRICS, families, odd_labels
 from tests.pictures import blank_png
-from tests.services import Service, as_url, wait_until
+from tests.services import Program, Service, as_url, wait_until
 
 from watchly_adapters import counts, metrics
 from watchly_adapters.container import Container
@@ -545,15 +545,13 @@ class Workers:
 @pytest.fixture
 def workers(tmp_path: Path) -> Iterator[Workers]:
     gate = tmp_path / "gate"
-    with subprocess.Popen(
-        [sys.executable, __file__, msgspec.json.encode(Plan(str(gate))).decode()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), VARIABLE: str(tmp_path)},
-        text=True,
+    with Program(
+        "tests.http.test_metrics",
+        msgspec.json.encode(Plan(str(gate))).decode(),
+        variables={**os.environ, VARIABLE: str(tmp_path)},
+        errors=2,
     ) as service:
-        assert service.stdout is not None
-        url = service.stdout.readline().strip()
+        url = service.heard()
         assert url, "it did not start"
         found = Workers(url, gate, tmp_path)
         try:
@@ -564,8 +562,8 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
                 worker.close()
             if gate.exists():
                 os.close(os.open(gate, os.O_RDWR))  # lets in who waits there
-            service.terminate()
-    assert service.returncode == 0
+            service.process.terminate()
+        assert service.process.wait(60) == 0
     assert list(tmp_path.glob("watchly-metrics-*")) == []
 
 

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+from tests.services import Program
 
 from watchly_adapters.metrics import Metrics
 from watchly_core.errors import Misconfigured, Unavailable
@@ -215,16 +216,21 @@ class Service:
     def __init__(self, plan: Plan, errors: IO[bytes]) -> None:
         self.plan, self._errors = plan, errors
         self.lines: list[str] = []
-        self.process = subprocess.Popen(  # this very file
-            [sys.executable, __file__, msgspec.json.encode(plan).decode()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            start_new_session=True,
+        self._program = Program(
+            "tests.http.test_server",
+            msgspec.json.encode(plan).decode(),
+            variables=os.environ,
+            errors=errors.fileno(),
+            apart=True,
         )
+        self.process = self._program.process
         self.pid = self.process.pid
 
     def close(self) -> None:
+        for pid in left_behind(self.pid):
+            os.kill(pid, signal.SIGKILL)
+        with self._program:
+            pass
         self._errors.close()
 
     def heard(self, start: str, times: int = 1) -> list[str]:
@@ -235,9 +241,7 @@ class Service:
 
     def hear(self) -> str:
         """Wait for the next line, empty at the end."""
-        output = self.process.stdout
-        assert output is not None
-        if line := output.readline().decode().strip():
+        if line := self._program.heard():
             self.lines.append(line)
         return line
 
@@ -252,11 +256,9 @@ class Service:
 
     def ended(self) -> int:
         """Wait for the end, and check that it was one."""
-        output = self.process.stdout
-        assert output is not None
         code = self.process.wait(PATIENCE)
         gone(left_behind(self.pid))
-        self.lines += output.read().decode().split("\n")
+        self.lines += self._program.output.read().decode().split("\n")
         return code
 
     @property
@@ -306,10 +308,6 @@ class Runner:
 
     def end(self) -> None:
         for service in self._services:
-            for pid in left_behind(service.pid):
-                os.kill(pid, signal.SIGKILL)
-            with service.process:
-                pass
             service.close()
 
 

@@ -7,7 +7,6 @@ import http.client
 import os
 import secrets
 import socket
-import subprocess
 import sys
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from dependency_injector import providers
 from litestar import Litestar
 from litestar.testing import RequestFactory
 from litestar.types import HTTPReceiveMessage, Message
+from tests.services import Program, wait_until
 
 from watchly_adapters.container import Container
 from watchly_adapters.memory import MemoryDatabase
@@ -159,14 +159,13 @@ class Server:
         log: the file that it logs to.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self._process, self.log = process, log
+    def __init__(self, program: Program, log: Path) -> None:
+        self._program, self.log = program, log
         self.address = ("127.0.0.1", int(self.heard().rpartition(":")[2]))
 
     def heard(self) -> str:
         """The next line that it says."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline().decode().strip()
+        line = self._program.heard()
         assert line, self.log.read_text()
         return line
 
@@ -211,16 +210,11 @@ def running(home: Path, **variables: str) -> Iterator[Server]:
     log = home / "log"
     with (
         log.open("wb") as errors,
-        subprocess.Popen(
-            [sys.executable, __file__], env=environment, stdout=subprocess.PIPE, stderr=errors
-        ) as process,
+        Program("tests.http.test_streams", variables=environment, errors=errors.fileno()) as program,
     ):
-        try:
-            yield Server(process, log)
-            process.terminate()
-            assert process.wait(PATIENCE) == 0, log.read_text()
-        finally:
-            process.kill()
+        yield Server(program, log)
+        program.process.terminate()
+        assert program.process.wait(PATIENCE) == 0, log.read_text()
 
 
 def begin(connection: socket.socket, method: str, path: str, *headers: str) -> None:
@@ -238,8 +232,6 @@ def read_until_cut(connection: socket.socket) -> tuple[bytes, bytes]:
 
 
 def test_an_export_that_fails_on_the_way_is_cut_and_the_client_can_tell(server: Server) -> None:
-    from tests.services import wait_until  # noqa: PLC0415 - the service is this file, run by itself
-
     for genre, logged in (("failing", "unavailable"), ("faulty", "unhandled error")):
         with pytest.raises(http.client.IncompleteRead) as raised:
             server.ask(f"/api/movies/export?genre={genre}")
