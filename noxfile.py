@@ -179,7 +179,7 @@ def short(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """All long runs, of which each tries to break a promise: an hour or more, with nothing else meanwhile.
+    """All long runs, of which each tries to break a promise: most of an hour, with nothing else meanwhile.
 
     Each writes its row of docs/reference/reliability.md, and all are run, whatever came of the others.
 
@@ -199,7 +199,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Faults made by hand, each of which the shipped contract suites have to catch: a quarter of an hour.
+    """Faults made by hand, each of which the shipped contract suites have to catch: some ten minutes.
 
     `-- --only postgres/movies` tries those of some folders of tests/mutants.
     """

@@ -1,6 +1,6 @@
 """The faults made by hand: that they fit, that there are enough, and that some of them are caught.
 
-All of them take a quarter of an hour: ``python -m tests.mutants``, or ``nox -s mutants``.
+All of them take some ten minutes: ``python -m tests.mutants``, or ``nox -s mutants``.
 """
 
 from __future__ import annotations
