@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 import structlog
 from litestar.types import Scope
 
-from watchly_http.requests import Request
+from watchly_http.requests import lines_of
 
 _Address: TypeAlias = IPv4Address | IPv6Address
 _Network: TypeAlias = IPv4Network | IPv6Network
@@ -28,11 +28,11 @@ _USUAL: Final = 100
 _WITH_PORT: Final = re.compile(r"\[(?P<six>[^]]*)\](?::[0-9]*)?|(?P<four>[0-9.]+):[0-9]*")
 
 
-def client_address(request: Request, trusted_proxies: tuple[str, ...]) -> str:
+def client_address(scope: Scope, trusted_proxies: tuple[str, ...]) -> str:
     """The address of the client, by which it is counted: that of `address_of`."""
-    if not trusted_proxies:
-        warn_of_proxy(request.scope)
-    return address_of(request.scope, trusted_proxies)
+    if not trusted_proxies and lines_of(scope, "x-forwarded-for"):
+        _warn_of_proxy()
+    return address_of(scope, trusted_proxies)
 
 
 def address_of(scope: Scope, trusted_proxies: tuple[str, ...]) -> str:
@@ -45,8 +45,7 @@ def address_of(scope: Scope, trusted_proxies: tuple[str, ...]) -> str:
         return ""
     if not trusted_proxies:
         return _remembered(client[0], "", ())
-    lines = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
-    forwarded = ",".join(lines)
+    forwarded = ",".join(lines_of(scope, "x-forwarded-for"))
     find = _remembered if len(forwarded) <= _USUAL else _address
     return find(client[0], forwarded, trusted_proxies)
 
@@ -70,16 +69,9 @@ def _address(peer: str, forwarded: str, trusted_proxies: tuple[str, ...]) -> str
 _remembered: Final = lru_cache(1_024)(_address)
 
 
-def warn_of_proxy(scope: Scope) -> None:
-    """Say, once in each worker, that behind a proxy which is not named all the world is one address."""
-    for name, _ in scope["headers"]:
-        if name == b"x-forwarded-for":
-            _warn()
-            return
-
-
 @cache
-def _warn() -> None:
+def _warn_of_proxy() -> None:
+    """Say, once in each worker, that behind a proxy which is not named all the world is one address."""
     _log.warning(
         "a request came with X-Forwarded-For, in which nobody is believed: requests, and attempts to sign in,"
         " are counted by who connects; if that is a proxy, name it, for example by TRUSTED_PROXIES=127.0.0.1"

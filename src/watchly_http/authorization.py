@@ -17,7 +17,7 @@ from watchly_core.access import Access
 from watchly_core.errors import NotSignedIn, Unavailable, WatchlyError, alike
 from watchly_core.people import Actor, Permission, stranger
 from watchly_http.openapi import NEEDS
-from watchly_http.requests import METHODS, Request
+from watchly_http.requests import METHODS, Request, lines_of
 
 #: Where the actor stands in the scope of a request, and why nobody bears what it bears.
 _ACTOR: Final = "watchly.actor"
@@ -84,10 +84,10 @@ def bearer_of(scope: Scope) -> str | None:
     Raises:
         NotSignedIn: it says something else of who sends it.
     """
-    lines = [value for name, value in scope["headers"] if name == b"authorization"]
+    lines = lines_of(scope, "authorization")
     if not lines:
         return None
-    scheme, _, bearer = lines[0].decode("latin-1").partition(" ")
+    scheme, _, bearer = lines[0].partition(" ")
     bearer = bearer.strip(" ")
     if len(lines) > 1 or scheme.lower() != _SCHEME or not bearer:
         raise NotSignedIn("the Authorization must be one, of the scheme Bearer")

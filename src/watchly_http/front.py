@@ -36,7 +36,7 @@ from watchly_http.problems import (
     stopping_reply,
 )
 from watchly_http.protections import Protections
-from watchly_http.requests import HEAD_ONLY, PROBLEM, is_watching, path_of
+from watchly_http.requests import HEAD_ONLY, PROBLEM, is_watching, lines_of, path_of
 
 if TYPE_CHECKING:
     from watchly_adapters.tracing import Tracing
@@ -251,7 +251,7 @@ def host_check(allowed: Collection[str]) -> HostCheck:
 
     def check(scope: Scope) -> str | None:
         # granian gives an empty one where there is none.
-        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host" and value]
+        hosts = [host for host in lines_of(scope, "host") if host]
         if len(hosts) != 1 and scope["http_version"] == "1.1":
             return "a request must name one Host"
         if hosts and _HOST.fullmatch(hosts[0]) is None:

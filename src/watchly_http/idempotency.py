@@ -78,7 +78,7 @@ class Sending:
 
 
 def _key(request: Request) -> str | None:
-    given = lines_of(request, "idempotency-key")
+    given = lines_of(request.scope, "idempotency-key")
     if not given:
         return None
     if len(given) > 1 or _KEY.fullmatch(given[0]) is None:

@@ -20,7 +20,7 @@ from watchly_core.access import Access
 from watchly_core.errors import NotSignedIn, Unavailable, WatchlyError
 from watchly_core.ports import RateLimiter
 from watchly_core.rates import Allowance, Rate
-from watchly_http.addresses import address_of, warn_of_proxy
+from watchly_http.addresses import client_address
 from watchly_http.authorization import bearer_of, look_up
 from watchly_http.origins import Sharing
 from watchly_http.problems import reply_to_error
@@ -77,9 +77,7 @@ class Limits:
         await self._app(scope, receive, send)
 
     async def _count(self, scope: HTTPScope) -> None:
-        if not self._trusted_proxies:
-            warn_of_proxy(scope)
-        address = address_of(scope, self._trusted_proxies)
+        address = client_address(scope, self._trusted_proxies)
         key = await self._account(scope, address) or address
         self._require(key, scope)
         try:

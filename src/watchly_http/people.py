@@ -100,7 +100,7 @@ class MeController(Controller):
         current = given.text("current", str, "", required=True)
         new = given.text("new", lambda text: password_of(text, "#/new"), "", required=True)
         given.check()
-        address = client_address(request, settings.trusted_proxies)
+        address = client_address(request.scope, settings.trusted_proxies)
         await accounts.change_password(current, new, address=address, actor=actor_of(request))
 
 
@@ -148,7 +148,7 @@ class UserController(Controller):
     async def add(self, request: Request, accounts: Accounts, settings: Settings) -> Answer:
         """Add a user; where registration is open, anybody may add a viewer."""
         draft = _draft(await read_json(request, SMALL_BODY))
-        address = client_address(request, settings.trusted_proxies)
+        address = client_address(request.scope, settings.trusted_proxies)
         user = await accounts.add(draft, address=address, actor=actor_of(request))
         return tagged_answer(user, (b"location", b"/api/users/%d" % user.id), status=201)
 

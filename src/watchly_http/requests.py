@@ -134,11 +134,11 @@ def read_id(text: str, thing: str = "movie") -> int:
     return number
 
 
-def lines_of(request: Request, name: str) -> list[str]:
-    """The lines that a header stands on."""
+def lines_of(scope: Scope, name: str) -> list[str]:
+    """The lines that the header `name` stands on, which is in lower case."""
     # Not by Litestar's mapping of all headers, which costs more to make than these walks.
-    sought = name.lower().encode()
-    return [value.decode("latin-1") for key, value in request.scope["headers"] if key == sought]
+    sought = name.encode()
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == sought]
 
 
 def _first(request: Request, name: str) -> str:
@@ -152,7 +152,7 @@ def _first(request: Request, name: str) -> str:
 
 def header_of(request: Request, name: str) -> str | None:
     """A header that may stand on several lines (RFC 9110, section 5.3)."""
-    lines = lines_of(request, name)
+    lines = lines_of(request.scope, name.lower())
     return ", ".join(lines).strip() if lines else None
 
 

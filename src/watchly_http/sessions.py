@@ -116,7 +116,7 @@ class SessionController(Controller):
         given.check()
         if by_cookie:
             require_own_page(request, settings)
-        address = client_address(request, settings.trusted_proxies)
+        address = client_address(request.scope, settings.trusted_proxies)
         return _reply(await sessions.sign_in(email, password, address=address), by_cookie=by_cookie)
 
     @post(
