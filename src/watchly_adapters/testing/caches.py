@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from watchly_adapters.testing.suites import Suite
 from watchly_core.ports import Cache
 
 LONG = dt.timedelta(hours=1)
@@ -18,14 +19,8 @@ _LATE = 1.0
 _MOMENT = 0.005
 
 
-class CacheContract:
+class CacheContract(Suite):
     """Supply `cache`: a cache with nothing in it."""
-
-    pytestmark = pytest.mark.anyio
-
-    @pytest.fixture
-    def anyio_backend(self) -> str:
-        return "asyncio"
 
     @pytest.fixture
     def cache(self) -> Iterator[Cache]:

@@ -20,6 +20,7 @@ from typing import Generic, Protocol, TypeVar
 import pytest
 
 from watchly_adapters.testing import samples
+from watchly_adapters.testing.suites import Suite
 from watchly_core.errors import ImageRejected
 from watchly_core.images import VARIANTS, Image, new_key
 from watchly_core.ports import ImageFiles, ImageStore
@@ -51,15 +52,8 @@ class ServedStore(ImageStore, ImageFiles, Protocol):
     """A store whose images the service reads back and serves itself; `image_files` has its suite."""
 
 
-class ImageStoreContract(Generic[StoreT]):
+class ImageStoreContract(Suite, Generic[StoreT]):
     """Putting, dropping and finding images. Supply `store`; `content` and `secrets` let it see more."""
-
-    pytestmark = pytest.mark.anyio
-
-    @pytest.fixture
-    def anyio_backend(self) -> str:
-        """The suite runs on asyncio."""
-        return "asyncio"
 
     @pytest.fixture
     def store(self) -> StoreT:

@@ -21,6 +21,7 @@ import pytest
 
 from watchly_adapters.testing import samples
 from watchly_adapters.testing.image_stores import ODD_KEYS, described, put
+from watchly_adapters.testing.suites import Suite
 from watchly_core.errors import ImageNotFound, ImageTooLarge, SignatureRejected, UploadConflict
 from watchly_core.images import Ticket, new_key
 from watchly_core.ports import ImageStore, ImageUploads
@@ -87,15 +88,8 @@ class ClientGone(Exception):
     """The sender went away."""
 
 
-class ImageUploadsContract:
+class ImageUploadsContract(Suite):
     """Tickets and uploads. Supply `store`."""
-
-    pytestmark = pytest.mark.anyio
-
-    @pytest.fixture
-    def anyio_backend(self) -> str:
-        """The suite runs on asyncio."""
-        return "asyncio"
 
     @pytest.fixture
     def store(self) -> ReceivingStore:

@@ -9,6 +9,7 @@ from typing import IO
 import pytest
 
 from watchly_adapters.testing import samples
+from watchly_adapters.testing.suites import Suite
 from watchly_core.errors import ImageRejected, ImageTooLarge, ImageTypeUnsupported, ImageUnreadable
 from watchly_core.images import MAX_FRAMES, RENDERED, VARIANTS, Measured, Rendition
 from watchly_core.ports import ImageInspector
@@ -31,15 +32,8 @@ _SOUND = {
 }
 
 
-class ImageInspectorContract:
+class ImageInspectorContract(Suite):
     """Formats, sizes, broken headers, metadata. Supply `inspector`."""
-
-    pytestmark = pytest.mark.anyio
-
-    @pytest.fixture
-    def anyio_backend(self) -> str:
-        """The suite runs on asyncio."""
-        return "asyncio"
 
     @pytest.fixture
     def inspector(self) -> ImageInspector:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from watchly_adapters.testing.suites import Suite
 from watchly_core.errors import Overloaded
 from watchly_core.ports import PasswordHasher
 
@@ -28,14 +29,8 @@ class Hashers(NamedTuple):
     most: int
 
 
-class PasswordHasherContract:
+class PasswordHasherContract(Suite):
     """Hashing passwords. Supply `hashers`."""
-
-    pytestmark = pytest.mark.anyio
-
-    @pytest.fixture
-    def anyio_backend(self) -> str:
-        return "asyncio"
 
     @pytest.fixture
     def hashers(self) -> Iterator[Hashers]:

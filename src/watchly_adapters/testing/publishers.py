@@ -17,6 +17,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 import pytest
 
+from watchly_adapters.testing.suites import Suite
 from watchly_core.errors import PublishRejected, Unavailable
 from watchly_core.messages import Message
 from watchly_core.ports import Publisher
@@ -64,14 +65,8 @@ def message(version: int, movie_id: int = 7, body: bytes | None = None) -> Messa
     return Message(f"{movie_id}-{version}", 100 + version, movie_id, kind, body)
 
 
-class PublisherContract:
+class PublisherContract(Suite):
     """Telling one target. Supply `post`."""
-
-    pytestmark = pytest.mark.anyio
-
-    @pytest.fixture
-    def anyio_backend(self) -> str:
-        return "asyncio"
 
     @pytest.fixture
     def post(self) -> Iterator[Post]:

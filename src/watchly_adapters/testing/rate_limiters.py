@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from watchly_adapters.testing.suites import Suite
 from watchly_core.ports import RateLimiter
 from watchly_core.rates import Allowance, Rate
 
@@ -18,14 +19,8 @@ _DEADLINE = 10.0
 _MOMENT = 0.005
 
 
-class RateLimiterContract:
+class RateLimiterContract(Suite):
     """Supply `limiter`: a rate limiter that has counted nothing."""
-
-    pytestmark = pytest.mark.anyio
-
-    @pytest.fixture
-    def anyio_backend(self) -> str:
-        return "asyncio"
 
     @pytest.fixture
     def limiter(self) -> Iterator[RateLimiter]:

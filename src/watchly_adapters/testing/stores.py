@@ -8,6 +8,7 @@ from typing import Protocol
 
 import pytest
 
+from watchly_adapters.testing.suites import Suite
 from watchly_core.events import Change, Event
 from watchly_core.movies import MovieDraft
 from watchly_core.people import Role, User
@@ -72,7 +73,7 @@ async def add_user(store: Store, email: str = "ada@films.example", role: Role = 
         return await tx.users.add(email, role, HASH, NOON)
 
 
-class StoreContract:
+class StoreContract(Suite):
     """What the suites of stores have in common: their one fixture, `store`.
 
     Attributes:
@@ -80,12 +81,6 @@ class StoreContract:
     """
 
     in_turn = False
-
-    pytestmark = pytest.mark.anyio
-
-    @pytest.fixture
-    def anyio_backend(self) -> str:
-        return "asyncio"
 
     @pytest.fixture
     def store(self) -> Iterator[Store]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
+from watchly_adapters.testing.suites import Suite
 from watchly_core.clocks import utc_now
 from watchly_core.errors import NotSignedIn
 from watchly_core.people import Role
@@ -32,14 +33,8 @@ def _claims(subject: str = "7", good_for: dt.timedelta = ACCESS_FOR) -> Claims:
     return Claims(subject, Role.EDITOR, now, now + good_for, "5e55" * 8, 3)
 
 
-class TokenReaderContract:
+class TokenReaderContract(Suite):
     """Supply `signing`."""
-
-    pytestmark = pytest.mark.anyio
-
-    @pytest.fixture
-    def anyio_backend(self) -> str:
-        return "asyncio"
 
     @pytest.fixture
     def signing(self) -> Iterator[Signing]:
