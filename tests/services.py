@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -142,6 +144,19 @@ class Program:
         self.process.kill()
         self.process.wait(60)
         self.output.close()
+
+
+@contextmanager
+def on_fakes(
+    module: str, home: Path, variables: Mapping[str, str], errors: int | None = None
+) -> Iterator[tuple[Program, Path]]:
+    """A module of the tests that serves what is in memory, and the file that it logs to, but for `errors`."""
+    log = home / "log"
+    given = {"DATABASE_URL": "memory:", "WATCHLY_HOME": str(home), "SECRET_KEY": secrets.token_hex(32)}
+    with log.open("wb") as file:
+        number = file.fileno() if errors is None else errors
+        with Program(module, variables={**os.environ, **given, **variables}, errors=number) as program:
+            yield program, log
 
 
 def as_url(conninfo: str) -> str:

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from tests.faults.checker import broken_links, read_tables, sweep_later, violations
 from tests.faults.havoc import Havoc
-from tests.faults.runs import SECRET, Outcome, options, perform
+from tests.faults.runs import SECRET, Outcome, end, options, perform
 from tests.faults.stores import Cloud, Disk, Images
 from tests.faults.told import Told
 from tests.faults.uploaders import Odds, Uploaders
@@ -131,9 +131,7 @@ def _make_trouble(plan: Plan, site: Site, told: Told) -> None:
                 done.result()
         told.counts["seconds of trouble"] = round(time.monotonic() - began)
         site.images.calm()
-        if (code := service.stop()) != 0:
-            told.object(f"the service ended with {code}")
-        told.wrong += [f"the log has {line}" for line in service.log.splitlines() if "Traceback" in line]
+        told.wrong += end(service)
     told.wrong += [f"a spool was left: {path.name}" for path in site.spools.iterdir() if path.is_file()]
 
 

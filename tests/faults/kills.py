@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 from tests.faults.checker import read_tables, violations
 from tests.faults.havoc import Victims, postmaster
 from tests.faults.owners import Owner, lost_or_made_up
-from tests.faults.runs import SECRET, Outcome, options, perform
+from tests.faults.runs import SECRET, Outcome, end, options, perform
 from tests.faults.wire import Line, send
 from tests.gateways import free_port
 from tests.services import Service
@@ -61,9 +61,9 @@ class Site:
         self.service = self._serve()
 
     @property
-    def logs(self) -> str:
-        """All that was logged."""
-        return "".join((self._folder / f"log-{number}").read_text() for number in range(self._logs))
+    def logs(self) -> Sequence[Path]:
+        """Where all services have logged."""
+        return [self._folder / f"log-{number}" for number in range(self._logs)]
 
     def strike(self, seed: int, cycle: int) -> None:
         """Kill something; in every five cycles all there is, in some order."""
@@ -149,9 +149,7 @@ def run(plan: Plan, folder: Path) -> Outcome:
         for work in working:
             work.result()
         send("GET", f"{site.service.url}/api/changes")  # so that all have their numbers
-        if (code := site.service.stop()) != 0:
-            wrong.append(f"the service ended with {code}")
-        wrong += [f"a log has {line}" for line in site.logs.splitlines() if "Traceback" in line]
+        wrong += end(site.service, site.logs)
         tables = read_tables(database_url)
         check = run_command("rebuild", "--check", WATCHLY_HOME=str(folder / "home"), SECRET_KEY=SECRET)
         wrong += [] if check.returncode == 0 else [f"rebuild --check: {check.stdout}{check.stderr}"]

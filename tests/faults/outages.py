@@ -27,7 +27,7 @@ import psycopg
 from tests.faults.checker import read_tables, violations
 from tests.faults.havoc import postmaster, server_processes, workers
 from tests.faults.owners import Owner, lost_or_made_up
-from tests.faults.runs import SECRET, Outcome, options, perform
+from tests.faults.runs import SECRET, Outcome, end, options, perform
 from tests.faults.wire import Broken, Line, Reply, send
 from tests.services import Service
 
@@ -200,9 +200,7 @@ def run(plan: Plan, folder: Path) -> Outcome:
         last = site.connections()
         send("GET", f"{service.url}/api/changes")  # so that all have their numbers
         tables = read_tables(site.url)
-        if (code := service.stop()) != 0:
-            wrong.append(f"the service ended with {code}")
-        wrong += [f"the log has {line}" for line in service.log.splitlines() if "Traceback" in line]
+        wrong += end(service)
     late = [(number, seconds) for number, seconds in enumerate(took) if seconds > _WANTED]
     wrong += [f"all was well {seconds:.1f} s after outage {number}" for number, seconds in late]
     if leaked:

@@ -24,7 +24,7 @@ import httpx
 import psycopg
 from tests.faults.checker import read_tables, violations
 from tests.faults.havoc import Victims
-from tests.faults.runs import SECRET, Outcome, options, perform, with_database
+from tests.faults.runs import SECRET, Outcome, end, options, perform, with_database
 from tests.services import Service
 
 SERVICES: Final = 2
@@ -154,9 +154,7 @@ def run(plan: Plan, folder: Path, database_url: str) -> Outcome:
 
         done = asyncio.run(send())
         for service in services:
-            if (code := service.stop()) != 0:
-                done.wrong.append(f"a service ended with {code}: {service.log}")
-            done.wrong.extend(line for line in service.log.splitlines() if "Traceback" in line)
+            done.wrong += end(service)
     done.counts["seconds"] = round(time.monotonic() - began)
     with psycopg.connect(database_url) as connection:
         left = connection.execute(_LEFT).fetchall()

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 import psycopg
 from tests.faults.checker import read_tables, violations
 from tests.faults.havoc import Victims
-from tests.faults.runs import SECRET, Outcome, options, perform, with_database
+from tests.faults.runs import SECRET, Outcome, end, options, perform, with_database
 from tests.faults.wire import Broken, Line, Reply
 from tests.services import Service
 
@@ -148,9 +148,7 @@ def run(plan: Plan, folder: Path, database_url: str) -> Outcome:
             writer.close()
             counts += writer.counts
             wrong += writer.wrong
-        if (code := service.stop()) != 0:
-            wrong.append(f"the service ended with {code}")
-        wrong += [f"the log has {line}" for line in service.log.splitlines() if "Traceback" in line]
+        wrong += end(service)
     wrong += violations(read_tables(database_url))
     lost = list(lost_updates(database_url, plan))
     wrong += lost

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from tests.faults.record import record
-from tests.services import folder_in_memory
+from tests.services import Service, folder_in_memory
 
 P = TypeVar("P")
 
@@ -76,6 +76,14 @@ def with_database(run: Callable[[P, Path, str], Outcome], plan: P) -> Callable[[
             return run(plan, folder, database_url)
 
     return begin
+
+
+def end(service: Service, logs: Sequence[Path] = ()) -> list[str]:
+    """Stop a service; what is wrong about its end, or in its log: `logs` are also those of earlier ones."""
+    code = service.stop()
+    log = "".join(each.read_text() for each in logs) or service.log
+    ended = [f"the service ended with {code}: {log}"] if code else []
+    return ended + [f"the log has {line}" for line in log.splitlines() if "Traceback" in line]
 
 
 def perform(name: str, promise: str, given: argparse.Namespace, run: Callable[[Path], Outcome]) -> int:

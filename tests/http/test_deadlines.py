@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import os
-import secrets
 import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
@@ -17,7 +16,7 @@ from unittest.mock import patch
 import msgspec
 import pytest
 from dependency_injector import providers
-from tests.services import Program, wait_until
+from tests.services import Program, on_fakes, wait_until
 
 from watchly_adapters.container import Container
 from watchly_adapters.memory import MemoryDatabase, MemoryImages, MemoryMovieQueries, MemoryTransaction
@@ -184,21 +183,8 @@ class Server:
 
 @contextmanager
 def running(home: Path, **variables: str) -> Iterator[Server]:
-    environment = {
-        **os.environ,
-        "DATABASE_URL": "memory:",
-        "WATCHLY_HOME": str(home),
-        "AUTH": "off",
-        "SECRET_KEY": secrets.token_hex(32),
-        "LOG_FORMAT": "json",
-        "CORS_ORIGINS": ORIGIN,
-        **variables,
-    }
-    log = home / "log"
-    with (
-        log.open("wb") as errors,
-        Program("tests.http.test_deadlines", variables=environment, errors=errors.fileno()) as program,
-    ):
+    given = {"AUTH": "off", "LOG_FORMAT": "json", "CORS_ORIGINS": ORIGIN, **variables}
+    with on_fakes("tests.http.test_deadlines", home, given) as (program, log):
         yield Server(program, log)
         program.process.terminate()
         assert program.process.wait(PATIENCE) == 0, log.read_text()

@@ -7,7 +7,6 @@ import http.client
 import json
 import logging
 import os
-import secrets
 import socket
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from dependency_injector import providers
 from litestar import Litestar
 from litestar.testing import RequestFactory
 from litestar.types import HTTPRequestEvent, Message, Receive, Scope, Send
-from tests.services import Program, wait_until
+from tests.services import Program, on_fakes, wait_until
 
 from watchly_adapters.container import Container
 from watchly_adapters.metrics import Metrics
@@ -137,24 +136,8 @@ class Server:
 
 @contextmanager
 def running(home: Path, stderr: int | None = None, **variables: str) -> Iterator[Server]:
-    environment = {
-        **os.environ,
-        "DATABASE_URL": "memory:",
-        "WATCHLY_HOME": str(home),
-        "SECRET_KEY": secrets.token_hex(32),
-        "DRAIN_TIMEOUT": "0",
-        "LOG_FORMAT": "json",
-        **variables,
-    }
-    log = home / "log"
-    with (
-        log.open("wb") as errors,
-        Program(
-            "tests.http.test_logs",
-            variables=environment,
-            errors=errors.fileno() if stderr is None else stderr,
-        ) as program,
-    ):
+    given = {"DRAIN_TIMEOUT": "0", "LOG_FORMAT": "json", **variables}
+    with on_fakes("tests.http.test_logs", home, given, stderr) as (program, log):
         yield Server(program, log)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import os
-import secrets
 import socket
 import sys
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -20,7 +19,7 @@ from dependency_injector import providers
 from litestar import Litestar
 from litestar.testing import RequestFactory
 from litestar.types import HTTPReceiveMessage, Message
-from tests.services import Program, wait_until
+from tests.services import Program, on_fakes, wait_until
 
 from watchly_adapters.container import Container
 from watchly_adapters.memory import MemoryDatabase
@@ -198,20 +197,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @contextmanager
 def running(home: Path, **variables: str) -> Iterator[Server]:
-    environment = {
-        **os.environ,
-        "DATABASE_URL": "memory:",
-        "WATCHLY_HOME": str(home),
-        "AUTH": "off",
-        "SECRET_KEY": secrets.token_hex(32),
-        "DRAIN_TIMEOUT": "0",
-        **variables,
-    }
-    log = home / "log"
-    with (
-        log.open("wb") as errors,
-        Program("tests.http.test_streams", variables=environment, errors=errors.fileno()) as program,
-    ):
+    given = {"AUTH": "off", "DRAIN_TIMEOUT": "0", **variables}
+    with on_fakes("tests.http.test_streams", home, given) as (program, log):
         yield Server(program, log)
         program.process.terminate()
         assert program.process.wait(PATIENCE) == 0, log.read_text()
