@@ -9,12 +9,13 @@ import logging
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeGuard, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from dependency_injector import containers, providers
 
-from watchly_adapters.databases import Database
+from watchly_adapters import plugins
+from watchly_adapters.databases import Database, is_database
 from watchly_adapters.settings import MEMORY, Settings
 from watchly_adapters.watching import Watch, calls_of, watched
 from watchly_core import Catalogue, Gallery
@@ -69,6 +70,8 @@ def make_database(settings: Settings, watch: Watch | None, metrics: Callable[[],
         return MemoryDatabase()
     if settings.database_url is None:
         raise Misconfigured("DATABASE_URL is not set, and nobody started the embedded database")
+    if not settings.in_postgres:
+        return plugins.make(plugins.MOVIE_STORES, settings.database_url, settings, is_database)
     from watchly_adapters.postgres import Limits, PostgresDatabase
 
     # All workers together stay below the 97 connections that a stock server has for users; each listens on
@@ -115,10 +118,16 @@ def make_images(settings: Settings) -> ImageStore:
 
         told = f"{settings.public_url}{NOTIFICATIONS}" if settings.public_url else None
         return CloudinaryImages.from_url(url, notification_url=told)
+    if url is not None and not url.startswith("file:"):
+        return plugins.make(plugins.IMAGE_STORES, url, settings, _is_image_store)
     from watchly_adapters.filesystem import FilesystemImages
 
     directory = settings.home / "images" if url is None else Path(unquote(urlsplit(url).path))
     return FilesystemImages(directory, base_url=settings.public_url, secret=secret)
+
+
+def _is_image_store(made: object) -> TypeGuard[ImageStore]:
+    return isinstance(made, ImageStore)
 
 
 def make_inspector() -> ImageInspector:
@@ -178,6 +187,15 @@ def make_broker(nats_url: str) -> NatsPublisher:
     except ImportError:
         raise Misconfigured("NATS_URL needs a library: pip install 'watchly[nats]'") from None
     return NatsPublisher(nats_url)
+
+
+def make_brought_broker(settings: Settings, url: str) -> Publisher:
+    """The broker that BROKER_URL names, which another package brings."""
+    return plugins.make(plugins.PUBLISHERS, url, settings, _is_publisher)
+
+
+def _is_publisher(made: object) -> TypeGuard[Publisher]:
+    return isinstance(made, Publisher)
 
 
 def make_metrics() -> Metrics:
@@ -297,12 +315,17 @@ def make_reading(catalogue: Catalogue, database: Database, cached: CachedQueries
 
 
 def make_dispatch(settings: Settings, database: Database, relay: Relay, watch: Watch | None) -> Dispatch:
-    """What tells the broker of NATS_URL, and all webhooks, of the changes."""
+    """What tells the brokers of NATS_URL and BROKER_URL, and all webhooks, of the changes."""
     brokers: dict[str, Callable[[], Publisher]] = {}
     if settings.nats_url is not None:
         make_broker(settings.nats_url)  # what is missing is said at the start
         nats_url = settings.nats_url
         brokers["nats"] = lambda: _telling(make_broker(nats_url), watch, "broker")
+    if settings.broker_url is not None:
+        broker_url = settings.broker_url
+        make_brought_broker(settings, broker_url)  # as above
+        scheme = broker_url.partition(":")[0]
+        brokers[scheme] = lambda: _telling(make_brought_broker(settings, broker_url), watch, "broker")
 
     def webhook(target: Target) -> Publisher:
         from watchly_adapters.webhooks import WebhookPublisher

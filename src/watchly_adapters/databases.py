@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, TypeGuard, runtime_checkable
 
 from watchly_core.ports import Backlogs, ChangeSignal, MovieQueries, PeopleQueries, Transactions
 
 
+@runtime_checkable
 class Database(AbstractAsyncContextManager["Database"], Protocol):
     """What a database adapter offers; it is entered while the application runs."""
 
@@ -76,3 +77,8 @@ class Database(AbstractAsyncContextManager["Database"], Protocol):
             Unavailable: the database does not answer, or that was so.
         """
         ...
+
+
+def is_database(made: object) -> TypeGuard[Database]:
+    """Whether something has all that a database offers."""
+    return isinstance(made, Database)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+from watchly_adapters import plugins
 from watchly_core.rates import Rate
 
 #: What `DATABASE_URL` says to have the fakes.
@@ -255,9 +256,31 @@ _STRAY_PERCENT: Final = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 
 def database_url(text: str) -> str | None:
-    """The URL of a PostgreSQL, or `MEMORY`."""
-    if text != MEMORY and not _is_server(text):
-        raise ValueError(f"must be a postgresql:// URL, with odd characters as %XX, or {MEMORY}")
+    """The URL of a PostgreSQL, or of a store that an installed package brings, or `MEMORY`."""
+    if text == MEMORY or _is_server(text) or _is_brought(text, plugins.MOVIE_STORES):
+        return text
+    wanted = f"a postgresql:// URL, with odd characters as %XX, or {MEMORY}"
+    raise ValueError(f"must be {wanted}{_brought(plugins.MOVIE_STORES)}")
+
+
+def _is_brought(text: str, kind: plugins.Kind) -> bool:
+    """Whether an installed package knows URLs like this one."""
+    scheme, colon, _ = text.partition(":")
+    return bool(colon) and scheme in plugins.schemes(kind)
+
+
+def _brought(kind: plugins.Kind) -> str:
+    """What else there may be, in the words of a list."""
+    return "".join(f", or a {scheme}: URL" for scheme in plugins.schemes(kind))
+
+
+def broker_url(text: str) -> str | None:
+    """The URL of a broker that an installed package knows."""
+    if not _is_brought(text, plugins.PUBLISHERS):
+        known = _brought(plugins.PUBLISHERS).removeprefix(", or ")
+        raise ValueError(
+            f"must be {known}" if known else "is for brokers that other packages bring: none is installed"
+        )
     return text
 
 
@@ -306,7 +329,7 @@ def secret(text: str) -> str | None:
 
 
 def image_store_url(text: str) -> str | None:
-    """The URL of a folder or of Cloudinary, or `MEMORY`."""
+    """The URL of a folder or of Cloudinary, or of a store that an installed package brings, or `MEMORY`."""
     wanted = f"a file:// or cloudinary:// URL or {MEMORY}"
     if text == MEMORY:
         return text
@@ -314,7 +337,9 @@ def image_store_url(text: str) -> str | None:
     if parts.scheme == "cloudinary":
         return cloudinary_url(text)
     if parts.scheme != "file":
-        raise ValueError(f"must be {wanted}")
+        if _is_brought(text, plugins.IMAGE_STORES):
+            return text
+        raise ValueError(f"must be {wanted}{_brought(plugins.IMAGE_STORES)}")
     if parts.netloc or parts.query or parts.fragment or not parts.path.startswith("/"):
         raise ValueError("must name a folder by its whole path, with three slashes and odd characters as %XX")
     return text

@@ -76,6 +76,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sweep_interval: timedelta = SWEEP_INTERVAL
     relay: bool = False
     nats_url: str | None = None
+    broker_url: str | None = None
     webhook_private: bool = False
     cache: Literal["off", "local", "shared"] = "off"
     cache_bytes: int = 64_000_000
@@ -103,9 +104,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.database_url == MEMORY
 
     @property
+    def in_postgres(self) -> bool:
+        """Whether it is a PostgreSQL, the embedded one as well."""
+        return self.database_url is None or self.database_url.startswith(("postgres:", "postgresql:"))
+
+    @property
     def needs_secret(self) -> bool:
         """Whether anything is signed by the secret, or by what it seals, or verified so."""
-        files = not (self.image_store_url or "").startswith("cloudinary:")
+        files = (self.image_store_url or MEMORY).startswith(("file:", MEMORY))
         return self.jwks_url is None or ("images" in self.service and files)
 
     @property
@@ -178,6 +184,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         sweep_interval=given.get("SWEEP_INTERVAL", parse.duration, SWEEP_INTERVAL, "30 s"),
         relay=given.get("RELAY", parse.switch, False, "on"),
         nats_url=given.get("NATS_URL", parse.nats_url, None, "nats://user:password@127.0.0.1:4222"),
+        broker_url=given.get("BROKER_URL", parse.broker_url, None, "kafka://127.0.0.1:9092"),
         webhook_private=given.get("WEBHOOK_PRIVATE", parse.switch, False, "on"),
         cache=_cache(given),
         cache_bytes=given.get("CACHE_BYTES", parse.size, 64_000_000, "64 MB"),

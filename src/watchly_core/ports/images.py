@@ -57,6 +57,7 @@ class ImageLedger(Protocol):
         ...
 
 
+@runtime_checkable
 class ImageStore(Protocol):
     """Where the bytes of images are kept, under keys that the core chose (`images.is_key`)."""
 

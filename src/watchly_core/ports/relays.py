@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from watchly_core.messages import Letter, LetterCount, Message, Target
 
@@ -72,6 +72,7 @@ class RelayLedger(Protocol):
         ...
 
 
+@runtime_checkable
 class Publisher(Protocol):
     """Tells one target of changes."""
 
