@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import Final, Literal, Protocol, TypeAlias, TypeGuard, get_args, runtime_checkable
 
 from watchly_core.ports import Backlogs, ChangeSignal, MovieQueries, PeopleQueries, Transactions
+
+#: What a database may keep beside movies and their events.
+Kept: TypeAlias = Literal["images", "people", "receipts", "relays"]
+#: All of that.
+EVERYTHING: Final[frozenset[Kept]] = frozenset(get_args(Kept))
 
 
 @runtime_checkable
 class Database(AbstractAsyncContextManager["Database"], Protocol):
     """What a database adapter offers; it is entered while the application runs."""
+
+    @property
+    def keeps(self) -> frozenset[Kept]:
+        """What it keeps beside movies and their events; the rest of its parts are never used."""
+        ...
 
     @property
     def queries(self) -> MovieQueries:

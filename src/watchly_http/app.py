@@ -32,7 +32,7 @@ from watchly_http.protections import protections
 from watchly_http.relaying import relaying
 from watchly_http.requests import Check, Request
 from watchly_http.running import caching, closing_parts, limiting
-from watchly_http.services import SERVICES
+from watchly_http.services import SERVICES, offered
 
 _EXPOSED: Final = [
     "ETag",
@@ -70,7 +70,8 @@ def create_app(container: Container) -> Litestar:
     """
     settings: Settings = container.settings()
     access, keys = container.access(), container.published_keys()
-    mounted = [mount(container) for name, mount in SERVICES.items() if name in settings.service]
+    names = offered(settings, container.database())
+    mounted = [mount(container) for name, mount in SERVICES.items() if name in names]
     parts = {name: part for each in mounted for name, part in each.parts.items()}
     cached = container.cached() if "reading" in parts else None
     limiter = container.limiter()

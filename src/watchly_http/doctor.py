@@ -77,7 +77,13 @@ def _database(settings: Settings) -> str:
         return "in memory"
     if settings.database_url is None:
         return f"embedded PostgreSQL in {settings.home}"
-    return _server(settings.database_url)
+    return _server(settings.database_url) if settings.in_postgres else _brought(settings.database_url)
+
+
+def _brought(url: str) -> str:
+    """What another package knows: where, and not as whom."""
+    scheme, _, rest = url.partition(":")
+    return f"{scheme}:{rest.rpartition('@')[2]}"
 
 
 def _replica(settings: Settings) -> str:
@@ -101,6 +107,9 @@ def _images(settings: Settings) -> str:
 def _ask_database(settings: Settings) -> str:
     if settings.in_memory:
         return "answers"
+    if not settings.in_postgres:
+        asyncio.run(_ping(settings))
+        return "answers"
     with started(settings) as running:
         url = str(running.database_url)
         found = asyncio.run(_server_version(url))
@@ -117,6 +126,11 @@ def _ask_database(settings: Settings) -> str:
 def _ask_replica(settings: Settings) -> str:
     behind = asyncio.run(bytes_behind(str(settings.read_database_url), str(settings.database_url)))
     return f"answers, {behind:,} bytes behind"
+
+
+async def _ping(settings: Settings) -> None:
+    async with unwatched(settings).database() as database:
+        await database.ping()
 
 
 async def _server_version(url: str) -> str:
@@ -210,7 +224,7 @@ def _ask_secret(settings: Settings) -> str:
         return ""
     if _is_elsewhere(settings) and not settings.secret_key:
         raise Misconfigured("it is missing, and DATABASE_URL is set")
-    if settings.in_memory or settings.jwks_url:
+    if settings.in_memory or settings.jwks_url or not settings.in_postgres:
         return ""
     with started(with_secret(settings)) as running:
         if asyncio.run(pending(str(running.database_url))):

@@ -41,9 +41,12 @@ def started(settings: Settings) -> Iterator[Settings]:
 
 @contextmanager
 def running_database(settings: Settings) -> Iterator[tuple[Settings, list[str]]]:
-    """Settings that name a database which runs and is migrated, and the migrations that took."""
+    """Settings that name a database which runs and is migrated, and the migrations that took.
+
+    What another package brings migrates itself.
+    """
     with started(settings) as running:
-        yield running, asyncio.run(migrate(str(running.database_url)))
+        yield running, asyncio.run(migrate(str(running.database_url))) if settings.in_postgres else []
 
 
 def with_secret(settings: Settings) -> Settings:
@@ -80,7 +83,7 @@ def serving(settings: Settings, stack: ExitStack) -> tuple[Settings, Callable[[]
         server = EmbeddedPostgres(settings.home)
         keep = server.revive
         settings = msgspec.structs.replace(settings, database_url=stack.enter_context(server))
-    if not settings.in_memory:
+    if settings.in_postgres:
         settings, _ = stack.enter_context(running_database(settings))
     return settings, keep
 

@@ -10,7 +10,10 @@ from typing import Final, NamedTuple
 from litestar import Controller
 
 from watchly_adapters.container import Container
-from watchly_adapters.settings import Service
+from watchly_adapters.databases import Database, Kept
+from watchly_adapters.settings import SERVICES as ALL
+from watchly_adapters.settings import Service, Settings
+from watchly_core.errors import Misconfigured
 from watchly_core.ports import ImageFiles, ImageNotifications
 from watchly_core.threads import Threads
 from watchly_http.api_keys import ApiKeyController
@@ -29,6 +32,30 @@ from watchly_http.webhooks import NotificationController
 _ROW_THREADS: Final = 2
 
 
+#: What services need of a database that not every one keeps.
+_NEEDS: Final[Mapping[Service, Kept]] = {"images": "images", "people": "people"}
+
+
+def offered(settings: Settings, database: Database) -> frozenset[Service]:
+    """The services that SERVICE names, or if it is not set all for which the database keeps what they need.
+
+    Raises:
+        Misconfigured: the settings ask for more than it keeps.
+    """
+    lacking = {service for service, kept in _NEEDS.items() if kept not in database.keeps}
+    if settings.service != ALL and (more := sorted(settings.service & lacking)):
+        raise Misconfigured(f"SERVICE names {more[0]}, and the store of DATABASE_URL keeps none")
+    if settings.auth and "people" in lacking:
+        raise Misconfigured("the store of DATABASE_URL keeps no people, and AUTH is on; an example: AUTH=off")
+    if settings.relay and "relays" not in database.keeps:
+        raise Misconfigured(
+            "the store of DATABASE_URL keeps no targets, and RELAY is on; an example: RELAY=off"
+        )
+    if "receipts" not in database.keeps:
+        raise Misconfigured("the store of DATABASE_URL keeps no receipts of writes, which a service needs")
+    return settings.service - lacking
+
+
 class Mounted(NamedTuple):
     """What a service has: routes, what their handlers ask for by name, and what goes on beside them."""
 
@@ -38,15 +65,20 @@ class Mounted(NamedTuple):
 
 
 def _movies(container: Container) -> Mounted:
+    database, catalogue, gallery = container.database(), container.catalogue(), container.gallery()
     return Mounted(
         (MovieController, GenreController, TransferController),
         {
-            "catalogue": container.catalogue(),
+            "catalogue": catalogue,
             "reading": container.reading(),
-            "gallery": container.gallery(),
+            "gallery": gallery,
             "row_threads": Threads(_ROW_THREADS, "watchly-rows"),
             "import_turns": asyncio.Semaphore(_ROW_THREADS),
         },
+        # Who has images sweeps; without them receipts have to go all the same.
+        None
+        if "images" in database.keeps
+        else lambda: sweeping(database, gallery, catalogue, container.settings()),
     )
 
 

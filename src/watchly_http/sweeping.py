@@ -73,10 +73,11 @@ async def drop_old(database: Database, catalogue: Catalogue, settings: Settings)
     """Drop what is good no longer, and events that are kept no longer; how many events."""
     now = utc_now()
     await drop_all(database.transactions, lambda tx, limit: tx.receipts.expire(now, limit))
-    await drop_all(database.transactions, lambda tx, limit: tx.sessions.expire(now, limit))
-    await drop_all(database.transactions, lambda tx, limit: tx.throttles.expire(now, limit))
-    await drop_all(database.transactions, lambda tx, limit: tx.api_keys.expire(now - KEPT_FOR, limit))
-    await expire_signing_keys(database.people, database.transactions, utc_now)
+    if "people" in database.keeps:
+        await drop_all(database.transactions, lambda tx, limit: tx.sessions.expire(now, limit))
+        await drop_all(database.transactions, lambda tx, limit: tx.throttles.expire(now, limit))
+        await drop_all(database.transactions, lambda tx, limit: tx.api_keys.expire(now - KEPT_FOR, limit))
+        await expire_signing_keys(database.people, database.transactions, utc_now)
     retention = settings.log_retention
     return 0 if retention is None else await catalogue.prune(retention)
 

@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import msgspec
 
+from watchly_adapters.databases import EVERYTHING
 from watchly_adapters.memory.backlogs import MemoryBacklogs
 from watchly_adapters.memory.caches import MemoryCache
 from watchly_adapters.memory.events import Log, MemoryEvents
@@ -54,6 +55,7 @@ class MemoryDatabase:
     Entering it does nothing; it is there so that this class can stand where a real database does.
 
     Attributes:
+        keeps: everything.
         queries: satisfies `ports.MovieQueries`.
         reads: the same; there is no replica.
         people: satisfies `ports.PeopleQueries`.
@@ -61,6 +63,8 @@ class MemoryDatabase:
         signal: satisfies `ports.ChangeSignal`.
         backlogs: satisfies `ports.Backlogs`.
     """
+
+    keeps = EVERYTHING
 
     def __init__(self) -> None:
         tables = _Tables()

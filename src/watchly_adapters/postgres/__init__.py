@@ -8,6 +8,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
+from watchly_adapters.databases import EVERYTHING
 from watchly_adapters.postgres.api_keys import PostgresApiKeys
 from watchly_adapters.postgres.backlogs import PostgresBacklogs
 from watchly_adapters.postgres.events import PostgresEvents, read_identity
@@ -61,6 +62,7 @@ class PostgresDatabase:
             many seconds it was waited for.
 
     Attributes:
+        keeps: everything.
         limits: how long the server may take; imports and exports may take longer.
         queries: satisfies `ports.MovieQueries`.
         reads: satisfies `ports.MovieQueries` as well, and leaves to the replica what may be a little old.
@@ -69,6 +71,8 @@ class PostgresDatabase:
         signal: satisfies `ports.ChangeSignal`.
         backlogs: satisfies `ports.Backlogs`.
     """
+
+    keeps = EVERYTHING
 
     def __init__(  # noqa: PLR0913 - each with its name
         self,

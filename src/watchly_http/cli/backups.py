@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from watchly_core.errors import Misconfigured, Unavailable
-from watchly_http.cli.console import read_settings, refuse_memory, run, say
+from watchly_http.cli.console import read_settings, require_postgres, run, say
 
 if TYPE_CHECKING:
     from watchly_adapters.archives import Archive, Manifest
@@ -120,7 +120,7 @@ def _read_settings() -> Settings:
     from watchly_adapters.settings import MEMORY
 
     settings = read_settings()
-    refuse_memory(settings)
+    require_postgres(settings)
     if settings.image_store_url == MEMORY:
         raise Misconfigured("IMAGE_STORE_URL=memory: keeps nothing between commands; name another store")
     return settings

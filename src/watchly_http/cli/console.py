@@ -131,6 +131,17 @@ def read_settings() -> Settings:
     return load_settings()
 
 
+def require_postgres(settings: Settings) -> None:
+    """Refuse what is done to the tables of PostgreSQL alone, on any other database.
+
+    Raises:
+        Misconfigured: it is another one.
+    """
+    refuse_memory(settings)
+    if not settings.in_postgres:
+        raise Misconfigured("this command is for PostgreSQL, and DATABASE_URL names another store")
+
+
 def refuse_memory(settings: Settings) -> None:
     """Refuse what makes no sense on a database that ends with the command.
 

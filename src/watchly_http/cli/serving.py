@@ -71,7 +71,7 @@ def _serve(host: str | None, port: int | None, workers: int | None, end_if_told:
     try:
         with ExitStack() as stack:
             prepared, keep = serving(settings, stack)
-            if not prepared.in_memory:
+            if prepared.in_postgres:
                 run(_look_around(prepared, own=settings.database_url is None))
             while loading.is_alive():
                 end_if_told()

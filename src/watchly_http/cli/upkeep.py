@@ -13,6 +13,7 @@ from watchly_http.cli.console import (
     duration,
     read_settings,
     refuse_memory,
+    require_postgres,
     run,
     run_until_told,
     say,
@@ -36,7 +37,7 @@ def migrate() -> None:
     from watchly_http.running import running_database
 
     settings = read_settings()
-    refuse_memory(settings)
+    require_postgres(settings)
     with running_database(settings) as (_, applied):
         for name in applied:
             say(f"applied {name}")
@@ -143,7 +144,7 @@ def reindex() -> None:
     from watchly_http.running import started
 
     settings = read_settings()
-    refuse_memory(settings)
+    require_postgres(settings)
     with started(settings) as running:
         url = str(running.database_url)
         filled = 0
@@ -177,7 +178,7 @@ def rebuild(*, check: bool, apply: bool) -> None:
     if check == apply:
         raise click.UsageError("say what to do: --check or --apply")
     settings = read_settings()
-    refuse_memory(settings)
+    require_postgres(settings)
     with started(settings) as running:
         found = run(compare(str(running.database_url), apply=apply))
     for name, count in msgspec.structs.asdict(found).items():
