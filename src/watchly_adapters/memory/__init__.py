@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 from bisect import bisect_left, bisect_right, insort
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
@@ -36,10 +35,10 @@ from watchly_core.errors import (
 )
 from watchly_core.events import Change, ChangeQuery, Changes
 from watchly_core.images import ImageRecord
+from watchly_core.listing import count_genres, found, listed
 from watchly_core.movies import Movie, MovieDraft, client_fields, created
 from watchly_core.queries import GenreCount, MovieQuery, Page, Position
-from watchly_core.text import Tier, entries, matches, title_key, vocabulary
-from watchly_core.text import similar as similar_words
+from watchly_core.text import entries
 
 __all__ = ["MemoryCache", "MemoryDatabase", "MemoryImages", "MemoryRateLimiter"]
 
@@ -201,25 +200,22 @@ class MemoryMovieQueries:
 
     async def find(self, query: MovieQuery) -> Page:
         """See the port."""
-        found, similar = self._listed(query, query.limit + 1)
-        return Page.of(found, query, similar=similar)
+        movies, similar = self._listed(query, query.limit + 1)
+        return Page.of(movies, query, similar=similar)
 
     async def count(self, query: MovieQuery) -> int:
         """See the port."""
-        return len(self._found(msgspec.structs.replace(query, cursor=None))[0])
+        return len(self._found(query))
 
     async def genres(self, query: MovieQuery) -> Sequence[GenreCount]:
         """See the port."""
-        found, _ = self._found(msgspec.structs.replace(query, cursor=None))
-        counts = Counter(movie.genre for movie, _ in found if movie.genre is not None)
-        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        return [GenreCount(genre, movies) for genre, movies in ranked]
+        return count_genres(self._found(query))
 
     async def export(self, query: MovieQuery) -> AsyncGenerator[Sequence[MovieDraft], None]:
         """See the port."""
-        found, _ = self._listed(msgspec.structs.replace(query, cursor=None), None)
-        for start in range(0, len(found), _EXPORT_BATCH):
-            yield [client_fields(movie) for movie, _ in found[start : start + _EXPORT_BATCH]]
+        movies, _ = self._listed(msgspec.structs.replace(query, cursor=None), None)
+        for start in range(0, len(movies), _EXPORT_BATCH):
+            yield [client_fields(movie) for movie, _ in movies[start : start + _EXPORT_BATCH]]
 
     async def history(
         self, movie_id: int, *, before: int | None = None, limit: int | None = None
@@ -236,6 +232,10 @@ class MemoryMovieQueries:
         """See the port."""
         return self._tables.log.read(query)
 
+    def _found(self, query: MovieQuery) -> Sequence[Movie]:
+        """The movies that a query finds on all its pages together."""
+        return found(query, self._tables.movies.values(), entries=self._tables.entries)[0]
+
     def _listed(self, query: MovieQuery, most: int | None) -> tuple[list[tuple[Movie, Position]], bool]:
         """At most so many movies after the query's cursor, and whether its words had to be guessed."""
         if query.is_plain:  # by id, the most frequent one
@@ -244,47 +244,7 @@ class MemoryMovieQueries:
             start = bisect_right(ids, after) if isinstance(after, int) else 0
             shown = ids[start:] if most is None else ids[start : start + most]
             return [(self._tables.movies[movie_id], (movie_id,)) for movie_id in shown], False
-        found, similar = self._found(query)
-        placed = [
-            (movie, query.position(movie, tier=tier, key=title_key(movie.title))) for movie, tier in found
-        ]
-        if query.cursor is not None:
-            after_rank = query.rank(query.cursor.position)
-            placed = [item for item in placed if query.rank(item[1]) > after_rank]
-        return sorted(placed, key=lambda item: query.rank(item[1]))[:most], similar
-
-    def _found(self, query: MovieQuery) -> tuple[list[tuple[Movie, int]], bool]:
-        """The movies that a query finds, with their tiers, and whether its words had to be guessed."""
-        tiers, similar = self._tiers(query)
-        found = []
-        for movie in self._tables.movies.values():
-            if query.admits(movie):
-                tier = 0 if tiers is None else self._tier(movie, tiers)
-                if tier is not None:
-                    found.append((movie, tier))
-        return found, similar
-
-    def _tiers(self, query: MovieQuery) -> tuple[list[Tier] | None, bool]:
-        """The tiers of a query's search, and whether they hold similar words; None where all fit."""
-        if query.search is None:
-            return None, False
-        if not query.search.words:
-            return [], False
-        movies = self._tables.movies.values()
-        exact = query.search.tiers()
-        similar = query.cursor.similar if query.cursor else True
-        if not similar or (
-            query.cursor is None and any(self._tier(movie, exact) is not None for movie in movies)
-        ):
-            return exact, False
-        known = {word for movie in movies for word in vocabulary(self._tables.entries(movie))}
-        return query.search.similar_tiers(
-            {word: similar_words(word, known) for word in query.search.words}
-        ), True
-
-    def _tier(self, movie: Movie, tiers: list[Tier]) -> int | None:
-        entries = self._tables.entries(movie)
-        return next((tier.number for tier in tiers if matches(entries, tier.pattern)), None)
+        return listed(query, self._tables.movies.values(), entries=self._tables.entries, most=most)
 
 
 class MemoryTransactions:
