@@ -53,10 +53,9 @@ def listed(
 
 def found(
     query: MovieQuery, movies: Collection[Movie], *, entries: Callable[[Movie], list[str]] = entries_of
-) -> tuple[Sequence[Movie], bool]:
-    """All movies that a query finds on all its pages together, in no order; otherwise see `listed`."""
-    admitted, similar = _admitted(msgspec.structs.replace(query, cursor=None), movies, entries)
-    return [movie for movie, _ in admitted], similar
+) -> Sequence[Movie]:
+    """All movies that a query finds on all its pages together, in no order; see `listed` for the rest."""
+    return [movie for movie, _ in _admitted(msgspec.structs.replace(query, cursor=None), movies, entries)[0]]
 
 
 def count_genres(movies: Iterable[Movie]) -> Sequence[GenreCount]:

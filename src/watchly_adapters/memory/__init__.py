@@ -234,7 +234,7 @@ class MemoryMovieQueries:
 
     def _found(self, query: MovieQuery) -> Sequence[Movie]:
         """The movies that a query finds on all its pages together."""
-        return found(query, self._tables.movies.values(), entries=self._tables.entries)[0]
+        return found(query, self._tables.movies.values(), entries=self._tables.entries)
 
     def _listed(self, query: MovieQuery, most: int | None) -> tuple[list[tuple[Movie, Position]], bool]:
         """At most so many movies after the query's cursor, and whether its words had to be guessed."""
