@@ -73,10 +73,20 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run(*words: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of `watchly` to its end, in a process that has it loaded already."""
-    done = _preloaded().run([WATCHLY, *words], stdin, environment(**variables))
+    """Run a command of `watchly` to its end, in a process that has it loaded if nothing is said to Python."""
+    command, given = [WATCHLY, *words], environment(**variables)
+    if _is_for_python(variables):
+        done = subprocess.run(
+            command, input=stdin, env=given, capture_output=True, text=True, cwd="/", check=False
+        )
+    else:
+        done = _preloaded().run(command, stdin, given)
     assert not (found := secrets_in(done.stderr)), f"secrets where logs go: {found}"
     return done
+
+
+def _is_for_python(variables: Mapping[str, str]) -> bool:
+    return any(name.startswith("PYTHON") for name in variables)
 
 
 @cache
@@ -96,7 +106,7 @@ def _start(
     command = [WATCHLY, *words]
     with Path(os.devnull).open("r+") as nothing:
         streams = nothing, stdout or nothing, stderr
-        if any(name.startswith("PYTHON") for name in variables):
+        if _is_for_python(variables):
             stdin, *said = streams
             return subprocess.Popen(
                 command,

@@ -161,8 +161,7 @@ class SqliteMovies(SqliteQueries):
     async def add(self, draft: MovieDraft, at: datetime) -> Movie:
         (used,) = await self._file.select(int, "SELECT coalesce(max(movie_id), 0) FROM events")
         self._file.ids[0] = max(self._file.ids[0], used) + 1
-        movie = created(self._file.ids[0], draft, at)
-        await self.restore(movie)
+        await self.restore(movie := created(self._file.ids[0], draft, at))
         return movie
 
     async def add_many(self, drafts: Sequence[MovieDraft], at: datetime) -> Sequence[Movie]:
