@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from collections.abc import Iterator, Sequence
-from urllib.error import HTTPError
 
 import boto3
+import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 from watchly_s3 import S3Images, make_images
@@ -50,12 +49,10 @@ class TestImagesInS3(ImageStoreContract[S3Images]):
 
     async def content(self, store: S3Images, key: str) -> bytes | None:
         """As a browser loads it."""
-        try:
-            with urllib.request.urlopen(store.url(key)) as response:
-                return bytes(response.read())
-        except HTTPError as error:
-            assert error.code == 404
-            return None
+        async with httpx.AsyncClient() as browser:
+            response = await browser.get(store.url(key))
+        assert response.status_code in {200, 404}
+        return response.content if response.status_code == 200 else None
 
     def secrets(self) -> Sequence[str]:
         return (SECRET,)

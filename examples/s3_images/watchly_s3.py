@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit

@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, movie_id INTEGER NOT NULL, version INTEGER NOT NULL,
     at REAL NOT NULL, event TEXT NOT NULL, UNIQUE (movie_id, version)
 );
-CREATE TABLE IF NOT EXISTS receipts (actor TEXT, key TEXT, until REAL, receipt TEXT, PRIMARY KEY (actor, key));
+CREATE TABLE IF NOT EXISTS receipts (actor TEXT, key TEXT, until REAL, receipt TEXT, UNIQUE (actor, key));
 CREATE TABLE IF NOT EXISTS pruned (seq INTEGER NOT NULL);
 """
 PRUNE: Final = """
@@ -85,7 +85,7 @@ class File:
 
     def __init__(self, path: Path) -> None:
         self.ids = [0]  # the last one that was given to a movie, also if its transaction failed
-        self._turn: Turn | None = None
+        self.turn: Turn | None = None
         self._threads = Threads(1, "watchly-sqlite")
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._connection.executescript(SCHEMA)
@@ -94,7 +94,7 @@ class File:
     def within(self, turn: Turn) -> File:
         """This one, whose use waits for the turn of a transaction."""
         file = copy(self)
-        file._turn = turn
+        file.turn = turn
         return file
 
     async def select(self, kind: type[T], sql: str, *values: object) -> list[T]:
@@ -106,8 +106,8 @@ class File:
         return await self._use(lambda: self._connection.execute(sql, values).rowcount)
 
     async def _use(self, call: Callable[[], T]) -> T:
-        if self._turn is not None:
-            await self._turn()
+        if self.turn is not None:
+            await self.turn()
         try:
             return await self._threads.finish(call)
         except sqlite3.OperationalError as error:

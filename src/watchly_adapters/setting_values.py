@@ -278,9 +278,7 @@ def broker_url(text: str) -> str | None:
     """The URL of a broker that an installed package knows."""
     if not _is_brought(text, plugins.PUBLISHERS):
         known = _brought(plugins.PUBLISHERS).removeprefix(", or ")
-        raise ValueError(
-            f"must be {known}" if known else "is for brokers that other packages bring: none is installed"
-        )
+        raise ValueError(f"must be {known or 'one that an installed package knows, and none does'}")
     return text
 
 

@@ -106,7 +106,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def in_postgres(self) -> bool:
         """Whether it is a PostgreSQL, the embedded one as well."""
-        return self.database_url is None or self.database_url.startswith(("postgres:", "postgresql:"))
+        # What starts one names it as libpq does, which is no URL.
+        scheme, slashes, _ = (self.database_url or "").partition("://")
+        return not self.in_memory and (not slashes or scheme in {"postgres", "postgresql"})
 
     @property
     def needs_secret(self) -> bool:

@@ -51,6 +51,7 @@ DEFAULTS: Mapping[str, object] = {
     "sweep_interval": timedelta(seconds=30),
     "relay": False,
     "nats_url": None,
+    "broker_url": None,
     "webhook_private": False,
     "cache": "off",
     "cache_bytes": 64_000_000,
@@ -322,6 +323,7 @@ EXAMPLES = {
     "JWKS_URL": "https://movies.example/.well-known/jwks.json",
     "RELAY": "on",
     "NATS_URL": "nats://user:password@127.0.0.1:4222",
+    "BROKER_URL": "kafka://127.0.0.1:9092",
     "WEBHOOK_PRIVATE": "on",
     "CACHE": "local",
     "CACHE_BYTES": "64 MB",
@@ -420,6 +422,11 @@ BAD: list[tuple[str, str, list[str]]] = [
         ["100/0s", "100/500 ms", "100/1500 ms", "100/2 days"],
     ),
     ("RATE_LIMIT_FALLBACK", "must be one of local, allow, refuse", ["deny", "on", "503"]),
+    (
+        "BROKER_URL",
+        "must be one that an installed package knows, and none does",
+        ["nats://h", "kafka://h", "x"],
+    ),
     (
         "NATS_URL",
         "must be a nats:// or tls:// URL, or a comma list of those of a cluster",
@@ -574,7 +581,8 @@ def test_a_bad_value_is_one_line_with_the_variable_the_fault_and_an_example(
         assert said.isprintable()
 
 
-@pytest.mark.parametrize("variable", set(EXAMPLES) - {"SECRET_KEY"})
+# A broker is known where a package for it is installed.
+@pytest.mark.parametrize("variable", set(EXAMPLES) - {"SECRET_KEY", "BROKER_URL"})
 def test_the_examples_are_good_values(variable: str) -> None:
     others = {"DATABASE_URL": EXAMPLES["DATABASE_URL"], "SERVICE": EXAMPLES["SERVICE"]}
     read_settings({**others, variable: EXAMPLES[variable]})

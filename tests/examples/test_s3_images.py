@@ -1,4 +1,4 @@
-"""The image store in S3: it passes the suite of its port, is small, and is chosen by IMAGE_STORE_URL alone."""
+"""The image store in S3: it passes the suite of its port, is small, and is chosen by its URL alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import boto3
 import httpx
 import pytest
 from moto.server import ThreadedMotoServer
+
 from tests.examples.packages import MOST_LINES, install, lines_of, path_with, run_suites
 from tests.services import Service
-
 from watchly_adapters.testing import samples
 
 NAME = "s3_images"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from tests.examples.packages import MOST_LINES, install, lines_of, path_with, run_suites
 from tests.services import Service, run
 

@@ -14,7 +14,7 @@ import pytest
 from dependency_injector import providers
 from tests.http.conftest import Client, Configure, client_of, problem_in
 
-from watchly_adapters.databases import Database
+from watchly_adapters.databases import EVERYTHING, Database
 from watchly_adapters.memory import MemoryDatabase
 from watchly_core.errors import (
     IllegalTransition,
@@ -41,6 +41,7 @@ class Broken:
 
     def __init__(self, error: Exception) -> None:
         self._error = error
+        self.keeps = EVERYTHING
         self.queries: MovieQueries = BrokenQueries(error)
         self.reads = self.queries
         self.people: PeopleQueries = MemoryDatabase().people
