@@ -17,7 +17,7 @@ from watchly_core.api_keys import ApiKey
 from watchly_core.backlogs import Backlog
 from watchly_core.errors import ImageNotFound, InvalidPosition, Misconfigured, UserNotFound
 from watchly_core.images import ImageRecord
-from watchly_core.listing import count_genres, found, listed
+from watchly_core.listing import count_genres, entries_of, found, listed
 from watchly_core.movies import Movie, MovieDraft, client_fields
 from watchly_core.people import Account, User
 from watchly_core.ports import (
@@ -36,7 +36,7 @@ from watchly_core.ports import (
     Transactions,
     UserRepository,
 )
-from watchly_core.queries import GenreCount, MovieQuery, Page
+from watchly_core.queries import GenreCount, MovieQuery, Page, Position
 from watchly_core.signals import Signal
 from watchly_core.signing_keys import SigningKey
 
@@ -194,27 +194,34 @@ class ListedQueries:
         """All movies of the catalogue, or where nothing is searched for those that may pass the filters."""
         raise NotImplementedError
 
+    def entries(self, movie: Movie) -> list[str]:
+        """See `listing.entries_of`; a subclass may remember it."""
+        return entries_of(movie)
+
+    async def placed(self, query: MovieQuery, most: int | None) -> tuple[list[tuple[Movie, Position]], bool]:
+        """See `listing.listed`; a subclass may know a shorter way to lists by id."""
+        return listed(query, await self.movies(query), entries=self.entries, most=most)
+
     def at(self, position: str) -> Self:  # noqa: ARG002 - there is none
         """See the port: this store tells no positions."""
         raise InvalidPosition("this store tells no positions")
 
     async def find(self, query: MovieQuery) -> Page:
         """See the port."""
-        placed, similar = listed(query, await self.movies(query), most=query.limit + 1)
+        placed, similar = await self.placed(query, query.limit + 1)
         return Page.of(placed, query, similar=similar)
 
     async def count(self, query: MovieQuery) -> int:
         """See the port."""
-        return len(found(query, await self.movies(query)))
+        return len(found(query, await self.movies(query), entries=self.entries))
 
     async def genres(self, query: MovieQuery) -> Sequence[GenreCount]:
         """See the port."""
-        return count_genres(found(query, await self.movies(query)))
+        return count_genres(found(query, await self.movies(query), entries=self.entries))
 
     async def export(self, query: MovieQuery) -> AsyncGenerator[Sequence[MovieDraft], None]:
         """See the port."""
-        query = msgspec.structs.replace(query, cursor=None)
-        placed, _ = listed(query, await self.movies(query))
+        placed, _ = await self.placed(msgspec.structs.replace(query, cursor=None), None)
         for start in range(0, len(placed), _EXPORT_BATCH):
             yield [client_fields(movie) for movie, _ in placed[start : start + _EXPORT_BATCH]]
 

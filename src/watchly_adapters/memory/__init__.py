@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import re
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
-
-import msgspec
 
 from watchly_adapters.databases import EVERYTHING
 from watchly_adapters.memory.backlogs import MemoryBacklogs
@@ -28,6 +26,7 @@ from watchly_adapters.memory.people import MemoryPeople, MemoryPeopleQueries, Pe
 from watchly_adapters.memory.rates import MemoryRateLimiter
 from watchly_adapters.memory.receipts import MemoryReceipts, ReceiptBook
 from watchly_adapters.memory.relays import MemoryRelayLedger, RelayTables
+from watchly_adapters.partial import ListedQueries
 from watchly_core.errors import (
     InvalidPosition,
     MovieNotFound,
@@ -35,17 +34,13 @@ from watchly_core.errors import (
 )
 from watchly_core.events import Change, ChangeQuery, Changes
 from watchly_core.images import ImageRecord
-from watchly_core.listing import count_genres, found, listed
-from watchly_core.movies import Movie, MovieDraft, client_fields, created
-from watchly_core.queries import GenreCount, MovieQuery, Page, Position
+from watchly_core.movies import Movie, MovieDraft, created
+from watchly_core.queries import MovieQuery, Position
 from watchly_core.text import entries
 
 __all__ = ["MemoryCache", "MemoryDatabase", "MemoryImages", "MemoryRateLimiter"]
 
 _POSITION = re.compile(r"[0-9]{1,19}", re.ASCII)
-
-#: Movies that an export gives at once.
-_EXPORT_BATCH = 500
 
 
 class MemoryDatabase:
@@ -179,11 +174,30 @@ class _Turn:
             self._writing.release()
 
 
-class MemoryMovieQueries:
+class MemoryMovieQueries(ListedQueries):
     """Satisfies `ports.MovieQueries`."""
 
     def __init__(self, tables: _Tables) -> None:
         self._tables = tables
+
+    async def movies(self, query: MovieQuery) -> Collection[Movie]:  # noqa: ARG002 - others look only for some
+        """All movies."""
+        return self._tables.movies.values()
+
+    def entries(self, movie: Movie) -> list[str]:
+        """What a movie is found by."""
+        return self._tables.entries(movie)
+
+    async def placed(self, query: MovieQuery, most: int | None) -> tuple[list[tuple[Movie, Position]], bool]:
+        """At most so many movies after the query's cursor, and whether its words had to be guessed."""
+        if not query.is_plain:
+            return await super().placed(query, most)
+        # By id, the most frequent one.
+        after = query.cursor.position[0] if query.cursor else None
+        ids = self._tables.ids
+        start = bisect_right(ids, after) if isinstance(after, int) else 0
+        shown = ids[start:] if most is None else ids[start : start + most]
+        return [(self._tables.movies[movie_id], (movie_id,)) for movie_id in shown], False
 
     def at(self, position: str) -> Self:
         """See the port."""
@@ -197,25 +211,6 @@ class MemoryMovieQueries:
             return self._tables.movies[movie_id]
         except KeyError:
             raise MovieNotFound(movie_id) from None
-
-    async def find(self, query: MovieQuery) -> Page:
-        """See the port."""
-        movies, similar = self._listed(query, query.limit + 1)
-        return Page.of(movies, query, similar=similar)
-
-    async def count(self, query: MovieQuery) -> int:
-        """See the port."""
-        return len(self._found(query))
-
-    async def genres(self, query: MovieQuery) -> Sequence[GenreCount]:
-        """See the port."""
-        return count_genres(self._found(query))
-
-    async def export(self, query: MovieQuery) -> AsyncGenerator[Sequence[MovieDraft], None]:
-        """See the port."""
-        movies, _ = self._listed(msgspec.structs.replace(query, cursor=None), None)
-        for start in range(0, len(movies), _EXPORT_BATCH):
-            yield [client_fields(movie) for movie, _ in movies[start : start + _EXPORT_BATCH]]
 
     async def history(
         self, movie_id: int, *, before: int | None = None, limit: int | None = None
@@ -231,20 +226,6 @@ class MemoryMovieQueries:
     async def changes(self, query: ChangeQuery) -> Changes:
         """See the port."""
         return self._tables.log.read(query)
-
-    def _found(self, query: MovieQuery) -> Sequence[Movie]:
-        """The movies that a query finds on all its pages together."""
-        return found(query, self._tables.movies.values(), entries=self._tables.entries)
-
-    def _listed(self, query: MovieQuery, most: int | None) -> tuple[list[tuple[Movie, Position]], bool]:
-        """At most so many movies after the query's cursor, and whether its words had to be guessed."""
-        if query.is_plain:  # by id, the most frequent one
-            after = query.cursor.position[0] if query.cursor else None
-            ids = self._tables.ids
-            start = bisect_right(ids, after) if isinstance(after, int) else 0
-            shown = ids[start:] if most is None else ids[start : start + most]
-            return [(self._tables.movies[movie_id], (movie_id,)) for movie_id in shown], False
-        return listed(query, self._tables.movies.values(), entries=self._tables.entries, most=most)
 
 
 class MemoryTransactions:
