@@ -1,0 +1,94 @@
+"""Adapters of other packages: how they are found, and what is said of those that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from watchly_adapters import plugins
+from watchly_adapters.container import Container, make_images
+from watchly_adapters.memory import MemoryImages
+from watchly_adapters.settings import Settings, read_settings
+from watchly_core.errors import Misconfigured
+from watchly_core.ports import Publisher
+
+MODULE = """
+from watchly_adapters.memory import MemoryImages
+
+class Publisher:
+    async def publish(self, message): ...
+    async def close(self): ...
+
+def make_images(settings):
+    return MemoryImages(base_url=settings.image_store_url)
+
+def make_publisher(settings):
+    return Publisher()
+
+def make_nothing(settings):
+    return None
+
+no_function = 7
+"""
+ENTRIES = """
+[watchly.image_stores]
+shelf = some_adapters:make_images
+gone = some_adapters.gone:make_images
+missing = some_adapters:make_it
+nothing = some_adapters:make_nothing
+seven = some_adapters:no_function
+both = some_adapters:make_images
+
+[watchly.publishers]
+pigeon = some_adapters:make_publisher
+"""
+
+
+@pytest.fixture(autouse=True)
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two packages, as pip leaves them."""
+    (tmp_path / "some_adapters.py").write_text(MODULE)
+    for name, entries in (("some", ENTRIES), ("other", "[watchly.image_stores]\nboth = other:make_images\n")):
+        folder = tmp_path / f"{name}_adapters-1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-adapters\nVersion: 1\n")
+        (folder / "entry_points.txt").write_text(entries)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def settings(**variables: str) -> Settings:
+    return read_settings({"WATCHLY_HOME": "/nowhere", "DATABASE_URL": "memory:", **variables})
+
+
+def test_a_scheme_chooses_the_package_that_knows_it() -> None:
+    images = make_images(settings(IMAGE_STORE_URL="shelf://third/from/above"))
+    assert isinstance(images, MemoryImages)
+    assert images.url("0" * 32) == f"shelf://third/from/above/images/{'0' * 32}"
+
+
+@pytest.mark.anyio
+async def test_a_broker_is_told_beside_webhooks() -> None:
+    container = Container(settings=settings(BROKER_URL="pigeon://loft"))
+    assert isinstance(container.dispatch().brokers["pigeon"](), Publisher)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said"),
+    [
+        ("gone", "some_adapters.gone:make_images, for gone: URLs, cannot be loaded: No module named"),
+        ("missing", "some_adapters:make_it, for missing: URLs, cannot be loaded: module"),
+        ("nothing", "some_adapters:make_nothing, for nothing: URLs, makes nothing that could be used"),
+        ("seven", "some_adapters:no_function, for seven: URLs, makes nothing that could be used"),
+        ("both", "both: URLs are known to other:make_images and some_adapters:make_images"),
+    ],
+)
+def test_what_cannot_be_used_is_named(scheme: str, said: str) -> None:
+    with pytest.raises(Misconfigured, match="^" + said.replace(".", r"\.")):
+        make_images(settings(IMAGE_STORE_URL=f"{scheme}://x"))
+
+
+def test_a_scheme_that_nobody_knows_is_told_with_those_that_somebody_does() -> None:
+    with pytest.raises(Misconfigured, match=r"or a shelf: URL; an example: IMAGE_STORE_URL=file:"):
+        settings(IMAGE_STORE_URL="attic://x")
+    assert "shelf" in plugins.schemes(plugins.IMAGE_STORES)
