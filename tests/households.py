@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Final, TypeVar
 
+from tests.blocked import through
 from tests.houses import House
 from watchly_adapters.security import Argon2Hasher, SealedTokens
 from watchly_core.access import Access
@@ -59,18 +60,22 @@ class Household:
         reads, clock = self.people, house.clock
         self.tokens = SealedTokens(secret)
         self.throttle = Throttle(transactions, clock=clock)
-        self.accounts = Accounts(reads, transactions, hasher, self.throttle, clock=clock)
+        store = house.store
+        self.accounts = through(store, Accounts(reads, transactions, hasher, self.throttle, clock=clock))
         self.keys = SigningKeys(reads, transactions, self.tokens, clock=clock, ticks=house.ticks)
-        self.sessions = Sessions(reads, transactions, hasher, self.keys, self.throttle, clock=clock)
-        self.api_keys = ApiKeys(reads, transactions, clock=clock)
-        self.access = Access(
+        sessions = Sessions(reads, transactions, hasher, self.keys, self.throttle, clock=clock)
+        self.sessions = through(store, sessions)
+        api_keys = ApiKeys(reads, transactions, clock=clock)
+        self.api_keys = through(store, api_keys)
+        access = Access(
             None if tokens_alone else reads,
             self.keys,
-            self.api_keys,
+            api_keys,
             everybody=everybody,
             clock=clock,
             ticks=house.ticks,
         )
+        self.access = through(store, access)
 
     async def add(self, name: str = "ada", role: Role = Role.VIEWER) -> User:
         """Make the account of somebody whose password is `PASSWORD`."""

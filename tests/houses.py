@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from tests.blocked import through
 from watchly_adapters.testing import samples
 from watchly_adapters.testing.image_stores import ServedStore
 from watchly_adapters.testing.stores import Store
@@ -61,7 +62,7 @@ class House:
         max_bytes: int = MAX_IMAGE_BYTES,
         grace: dt.timedelta = IMAGE_GRACE,
     ) -> Gallery:
-        return Gallery(
+        gallery = Gallery(
             self.store.queries,
             transactions or self.store.transactions,
             images or self.images,
@@ -71,14 +72,16 @@ class House:
             max_bytes=max_bytes,
             grace=grace,
         )
+        return through(self.store, gallery)
 
     def catalogue(self, *, transactions: Transactions | None = None) -> Catalogue:
-        return Catalogue(
+        catalogue = Catalogue(
             self.store.queries,
             transactions or self.store.transactions,
             images=self.images,
             clock=self.clock,
         )
+        return through(self.store, catalogue)
 
     def _key(self) -> str:
         self.keys.append(new_key())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.blocked import THREADS, BlockedDatabase
 from tests.caches import CachedStore, through_cache
 from tests.households import Household
 from tests.houses import House
@@ -18,6 +20,7 @@ from watchly_adapters.pillow import PillowInspector
 from watchly_adapters.postgres import PostgresDatabase
 from watchly_adapters.testing.stores import Store
 from watchly_adapters.valkey import ValkeyCache
+from watchly_core.blocking import Loop
 
 
 @pytest.fixture(scope="session")
@@ -30,11 +33,21 @@ def pillow() -> Iterator[PillowInspector]:
 
 @pytest.fixture(params=["memory", "postgres"])
 def store(request: pytest.FixtureRequest) -> Store:
-    """An empty store of movies: the fake, or PostgreSQL."""
+    """An empty store of movies: the fake, or PostgreSQL.
+
+    Where its use cases are tried, tests ask for "blocking" as well: the fake, called from threads.
+    """
     if request.param == "memory":
         return MemoryDatabase()
-    database: Store = request.getfixturevalue("postgres")
+    database: Store = request.getfixturevalue(request.param)
     return database
+
+
+@pytest.fixture
+def blocking() -> Iterator[BlockedDatabase]:
+    """The fake, whose use cases are called through their blocking namesakes."""
+    with Loop() as loop, ThreadPoolExecutor(THREADS) as threads:
+        yield BlockedDatabase(loop, threads)
 
 
 @pytest.fixture
@@ -52,15 +65,25 @@ async def shared(valkey_server: ValkeyServer) -> AsyncIterator[CachedStore]:
         yield store
 
 
+@pytest.fixture
+def one_loop(request: pytest.FixtureRequest) -> None:
+    """For tests that cancel a call, or whose parts wait for them: both take place on the loop of the test."""
+    if "blocking" in request.node.callspec.params.values():
+        pytest.skip("a thread waits for these calls, on another loop")
+
+
 @pytest.fixture(params=["memory", "postgres"])
 def house(request: pytest.FixtureRequest, tmp_path: Path, pillow: PillowInspector) -> House:
     """A catalogue of the fakes, or in PostgreSQL with a directory of images.
 
-    Where what is read matters, tests ask for "cached" and "shared" as well: both through a cache.
+    Where what is read matters, tests ask for "cached" and "shared" as well: both through a cache; and for
+    "blocking" where use cases are tried.
     """
     base_url, secret = "https://films.example", b"secret"
-    if request.param in {"memory", "shared"}:
-        store: Store = MemoryDatabase() if request.param == "memory" else request.getfixturevalue("shared")
+    if request.param in {"memory", "shared", "blocking"}:
+        store: Store = (
+            MemoryDatabase() if request.param == "memory" else request.getfixturevalue(request.param)
+        )
         return House(store, MemoryImages(base_url=base_url, secret=secret), HeaderInspector(), None)
     return House(
         request.getfixturevalue(request.param),

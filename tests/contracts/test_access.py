@@ -21,7 +21,10 @@ from watchly_core.ports import PeopleQueries, Transaction
 from watchly_core.sessions import SignedIn
 from watchly_core.tokens import ACCESS_FOR, Claims
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("house", ["memory", "postgres", "blocking"], indirect=True),
+]
 
 NEW = "battery staple horse"
 #: In what time whoever may no more is refused at the latest.

@@ -23,7 +23,10 @@ from watchly_core.errors import (
 from watchly_core.people import SYSTEM, Actor, Permission, Role, User, UserDraft, UserPatch, stranger
 from watchly_core.throttle import PER_ACCOUNT_AND_ADDRESS, SIGN_UPS
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("house", ["memory", "postgres", "blocking"], indirect=True),
+]
 
 NEW = "battery staple horse"
 NOBODY = 999_999

@@ -16,16 +16,13 @@ from watchly_core.errors import ApiKeyNotFound, InvalidApiKey, NotAllowed, NotSi
 from watchly_core.expiry import drop_all
 from watchly_core.people import SYSTEM, Actor, Permission, Role, UserPatch, stranger
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("house", ["memory", "postgres", "blocking"], indirect=True),
+]
 
 DRAFT = ApiKeyDraft(name="nightly import", role=Role.VIEWER)
 ROLES = list(Role)
-
-
-@pytest.mark.parametrize("one", Role)
-@pytest.mark.parametrize("other", Role)
-def test_the_lesser_of_two_roles_may_do_less(one: Role, other: Role) -> None:
-    assert lesser(one, other) is ROLES[min(ROLES.index(one), ROLES.index(other))]
 
 
 async def test_a_key_is_shown_once_and_only_its_digest_is_kept(household: Household) -> None:

@@ -11,6 +11,7 @@ from itertools import pairwise, product
 
 import msgspec
 import pytest
+from tests.blocked import through
 from tests.houses import ADA, KEY
 from tests.legacy import leave
 
@@ -33,7 +34,10 @@ from watchly_core.people import Actor, Role
 from watchly_core.ports import Transaction
 from watchly_core.queries import Cursor, MovieQuery
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("store", ["memory", "postgres", "blocking"], indirect=True),
+]
 
 NOON = dt.datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=dt.UTC)
 HEAT = MovieDraft(title="Heat", description="A thief and a detective.", release_year=1995, genre="Crime")
@@ -61,7 +65,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def catalogue(store: Store, clock: Clock) -> Catalogue:
-    return Catalogue(store.queries, store.transactions, clock=clock)
+    return through(store, Catalogue(store.queries, store.transactions, clock=clock))
 
 
 async def everything(store: Store) -> tuple[list[Movie], list[list[Event]]]:
@@ -583,6 +587,7 @@ async def test_an_error_of_whoever_is_told_leaves_nothing_half_added(
     assert await everything(store) == ([], [[]] * 12)
 
 
+@pytest.mark.usefixtures("one_loop")
 async def test_an_import_that_is_cancelled_leaves_nothing_half_added(
     catalogue: Catalogue, store: Store
 ) -> None:

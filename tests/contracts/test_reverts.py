@@ -17,7 +17,7 @@ from watchly_core.movies import Movie, client_fields
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.parametrize("house", ["memory", "postgres", "cached", "shared"], indirect=True),
+    pytest.mark.parametrize("house", ["memory", "postgres", "cached", "shared", "blocking"], indirect=True),
 ]
 
 DEADLINE = 30.0

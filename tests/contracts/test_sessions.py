@@ -19,7 +19,10 @@ from watchly_core.ports import PasswordHasher, Transaction, Transactions
 from watchly_core.sessions import MAX_SESSIONS, MOST_SETTLING, REFRESH_FOR, SETTLING
 from watchly_core.tokens import ACCESS_FOR
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("house", ["memory", "postgres", "blocking"], indirect=True),
+]
 
 NEW = "battery staple horse"
 

@@ -35,7 +35,10 @@ from watchly_core.ports import ImageStore, ImageUploads
 from watchly_core.sweeper import SweepReport
 from watchly_core.uploads import TICKET_FOR, DirectUploads
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("house", ["memory", "postgres", "blocking"], indirect=True),
+]
 
 
 class Signature(TypedDict):
@@ -437,6 +440,7 @@ async def test_a_service_that_takes_no_uploads_says_so(house: House) -> None:
         await send(uploads, ticket)
 
 
+@pytest.mark.usefixtures("one_loop")
 async def test_a_late_completion_does_not_bring_back_what_was_replaced(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

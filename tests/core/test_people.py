@@ -8,6 +8,7 @@ from time import perf_counter
 
 import pytest
 
+from watchly_core.api_keys import lesser
 from watchly_core.errors import InvalidUser, NotAllowed, NotSignedIn
 from watchly_core.people import (
     MAX_EMAIL,
@@ -146,3 +147,10 @@ def test_nothing_that_is_printed_shows_a_password_or_what_it_became() -> None:
     ]
     assert "canary" not in "".join(shown)
     assert shown[1] == "UserDraft('ada@films.example', <Role.VIEWER: 'viewer'>)"
+
+
+@pytest.mark.parametrize("one", Role)
+@pytest.mark.parametrize("other", Role)
+def test_the_lesser_of_two_roles_may_do_less(one: Role, other: Role) -> None:
+    roles = list(Role)
+    assert lesser(one, other) is roles[min(roles.index(one), roles.index(other))]
