@@ -29,10 +29,10 @@ TRIES: Final = len(_PAUSES) + 1
 def repeated(transaction: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[object, object, T]]:
     """`transaction`, begun anew when it was undone for the sake of another one, which makes `TRIES` at most.
 
-    A host's own transaction is none of ours to begin: what goes wrong there is raised as it came.
+    A host's own transaction is none of ours to begin: what goes wrong there is raised at once.
 
     Raises:
-        Contended: others were in the way each time; nothing was done.
+        Contended: others were in the way each time, or once in a host's transaction; nothing was done.
     """
 
     @wraps(transaction)
@@ -40,7 +40,9 @@ def repeated(transaction: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[ob
         for pause in _PAUSES:
             try:
                 return await transaction(*args, **kwargs)
-            except Contended:
+            except Contended as error:
+                if error.joined:
+                    raise
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
         return await transaction(*args, **kwargs)
 

@@ -43,6 +43,7 @@
     │   ├── Overloaded           it answered, that it has too much to do
     │   └── Undone               it answered, that it has undone what it was asked for
     │       └── Contended        because something else was in the way: it may be asked again at once
+    ├── Unjoinable               a host's connection is in no transaction that could be joined
     └── Misconfigured            a setting or the environment is wrong; trying again will not help
 
 Adapters translate the errors of their libraries into these once, at their edge.
@@ -377,7 +378,19 @@ class Contended(Undone):
     """A write was undone because another one was in its way: a deadlock, or an order that could not be.
 
     Use cases begin anew by themselves (see `contention`), and raise it only when that did not help.
+
+    Attributes:
+        joined: whether the write was a part of a host's transaction, which the host alone can begin anew.
     """
+
+    joined = False
+
+
+class Unjoinable(WatchlyError):
+    """A host's connection is in no transaction that could be joined; nothing was written."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the connection cannot be joined: {why}")
 
 
 class Misconfigured(WatchlyError):

@@ -26,7 +26,7 @@ from watchly_core.image_records import discard_images
 from watchly_core.images import MAX_PIXELS, Image, ImageRecord, ImageState, require_same
 from watchly_core.movies import Movie, next_time
 from watchly_core.people import Actor
-from watchly_core.ports import Clock, ImageInspector, ImageStore, Transaction, Transactions
+from watchly_core.ports import Clock, ImageInspector, ImageStore, Transaction, Transactions, own
 from watchly_core.spools import Spool
 from watchly_core.traces import current_trace
 
@@ -56,7 +56,8 @@ class Journey:
         clock: Clock,
         grace: timedelta,
     ) -> None:
-        self._transactions = transactions
+        # Whatever a host does with its transaction, no file is to be left of which nothing tells.
+        self._transactions = own(transactions)
         self._store = store
         self._inspector = inspector
         self._clock = clock

@@ -14,7 +14,7 @@ import msgspec
 from watchly_core.contention import repeated
 from watchly_core.errors import ImageNotFound, Unavailable, WatchlyError
 from watchly_core.images import ImageRecord, ImageState
-from watchly_core.ports import Clock, ImageStore, Transactions
+from watchly_core.ports import Clock, ImageStore, Transactions, own
 
 #: The sweeper's first wait after a failure; it doubles with each one.
 _RETRY_AFTER: Final = timedelta(minutes=1)
@@ -54,7 +54,8 @@ class Sweeper:
     """
 
     def __init__(self, transactions: Transactions, store: ImageStore, clock: Clock) -> None:
-        self._transactions = transactions
+        # What the store has dropped must not come back when a host undoes its transaction.
+        self._transactions = own(transactions)
         self._store = store
         self._clock = clock
 

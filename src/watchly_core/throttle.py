@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from watchly_core.clocks import utc_now
 from watchly_core.contention import repeated
 from watchly_core.errors import Overloaded, TooManyAttempts
+from watchly_core.ports import own
 
 if TYPE_CHECKING:
     from watchly_core.ports import Clock, Transactions
@@ -59,7 +60,8 @@ class Throttle:
     """
 
     def __init__(self, transactions: Transactions, *, clock: Clock = utc_now) -> None:
-        self._transactions = transactions
+        # An attempt counts, whatever a host undoes.
+        self._transactions = own(transactions)
         self._clock = clock
         self._refusals: OrderedDict[str, _Refusal] = OrderedDict()
         self._turns = asyncio.Semaphore(_AT_ONCE)

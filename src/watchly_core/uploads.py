@@ -43,6 +43,7 @@ from watchly_core.ports import (
     ImageUploads,
     MovieQueries,
     Transactions,
+    own,
 )
 from watchly_core.receipts import NO_RECEIPT, Receipt
 from watchly_core.spools import Spool
@@ -81,7 +82,8 @@ class DirectUploads:
         max_bytes: int,
     ) -> None:
         self._queries = queries
-        self._transactions = transactions
+        # A client goes on meanwhile with what it was told: no step waits for what a host makes of it.
+        self._transactions = own(transactions)
         self._store = store
         self._journey = journey
         self._clock = clock

@@ -12,6 +12,7 @@ from watchly_core.errors import Unavailable, Undone, WatchlyError
 from watchly_core.events import MovieAdded, MovieRevised
 from watchly_core.merging import Merging
 from watchly_core.movies import next_time
+from watchly_core.ports import JoinedTransactions
 from watchly_core.traces import current_trace
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class Writes:
     """Adds and revises movies: who comes while others are at it waits for the next transaction.
 
     A commit costs more than what it commits, and so do the ways to a server and back. Whoever would have to
-    wait for a lock, or is refused by the store, is written apart, so that nobody else has to do with that.
+    wait for a lock, or is refused by the store, is written apart, so that nobody else has to do with that. In
+    a host's transaction everything is.
 
     Args:
         transactions: the write side of the store.
@@ -79,6 +81,8 @@ class Writes:
 
     def __init__(self, transactions: Transactions, clock: Clock) -> None:
         self._transactions, self._clock = transactions, clock
+        # Those of a host are no company: each write of a part is refused, or not, for itself.
+        self._joined = isinstance(transactions, JoinedTransactions)
         self._merging: Merging[_Asked, Movie] = Merging(
             self._together,
             lambda _: _WEIGHT,
@@ -107,8 +111,9 @@ class Writes:
         return await self._write(_Revision(movie_id, revise, actor, current_trace()))
 
     async def _write(self, asked: _Asked) -> Movie:
-        with suppress(_Apart):
-            return await self._merging.ask(asked)
+        if not self._joined:
+            with suppress(_Apart):
+                return await self._merging.ask(asked)
         return await self._apart(asked)
 
     async def _together(self, asked: Sequence[_Asked]) -> Sequence[Movie | Exception]:

@@ -53,8 +53,11 @@ DRAFT: Final = MovieDraft(title=f"{MARK} title", description=f"{MARK} text", rel
 NAMES: Final = {name_by_rule(constant) for constant, _ in statements()}
 #: Names of what needs none of its own.
 PLAIN: Final = {"begin", "check", "commit", "listen", "rollback", "set"}
-#: What is run by commands, on connections that nobody watches, or before anybody does.
-BY_COMMAND: Final = ("dumps.", "migrate.", "rebuild.", "reindex.", "events.load_untraced", "limits.session")
+#: What is run by commands, on connections that nobody watches (those of hosts), or before anybody does.
+BY_COMMAND: Final = (
+    *("dumps.", "migrate.", "rebuild.", "reindex."),
+    *("hosts.begin", "events.load_untraced", "limits.session"),
+)
 #: What always travels with something that names the step.
 BESIDE: Final = {"numbering.lock", "positions.newest", "receipts.try_lock"}
 

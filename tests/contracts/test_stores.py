@@ -1,13 +1,16 @@
 """The suites of the stores, on the fake and on PostgreSQL; and of movies, read through a cache."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+import psycopg
 import pytest
+from psycopg.rows import DictRow, dict_row
 from tests.caches import CachedStore, through_cache
 from tests.valkeys import ValkeyServer
 
 from watchly_adapters.memory import MemoryDatabase
-from watchly_adapters.postgres import PostgresDatabase
+from watchly_adapters.postgres import PostgresDatabase, PostgresTransaction
 from watchly_adapters.testing.api_keys import ApiKeyContract
 from watchly_adapters.testing.backlogs import BacklogContract
 from watchly_adapters.testing.contention import ContentionContract
@@ -41,6 +44,28 @@ class _InPostgres:
         return postgres
 
 
+class Joining:
+    """Writes in transactions of a host, each on a connection of its own."""
+
+    def __init__(self, database: PostgresDatabase, url: str) -> None:
+        self.queries, self.people, self.signal = database.queries, database.people, database.signal
+        self._database, self._url = database, url
+
+    @asynccontextmanager
+    async def transactions(self) -> AsyncIterator[PostgresTransaction]:
+        async with (
+            await psycopg.AsyncConnection[DictRow].connect(self._url, row_factory=dict_row) as host,
+            self._database.joined(host).transactions() as tx,
+        ):
+            yield tx
+
+
+class _Joined:
+    @pytest.fixture
+    def store(self, postgres: PostgresDatabase, database_url: str) -> Joining:
+        return Joining(postgres, database_url)
+
+
 class _Cached:
     """Read through a cache of this process."""
 
@@ -71,6 +96,10 @@ class TestMoviesInMemory(_InMemory, MovieStoreContract):
 
 
 class TestMoviesInPostgres(_InPostgres, MovieStoreContract):
+    pass
+
+
+class TestMoviesJoined(_Joined, MovieStoreContract):
     pass
 
 
@@ -162,11 +191,19 @@ class TestImagesInPostgres(_InPostgres, ImageLedgerContract):
     pass
 
 
+class TestImagesJoined(_Joined, ImageLedgerContract):
+    pass
+
+
 class TestReceiptsInMemory(_InMemory, ReceiptContract):
     pass
 
 
 class TestReceiptsInPostgres(_InPostgres, ReceiptContract):
+    pass
+
+
+class TestReceiptsJoined(_Joined, ReceiptContract):
     pass
 
 
@@ -199,6 +236,10 @@ class TestUsersInMemory(_InMemory, UserContract):
 
 
 class TestUsersInPostgres(_InPostgres, UserContract):
+    pass
+
+
+class TestUsersJoined(_Joined, UserContract):
     pass
 
 

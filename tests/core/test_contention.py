@@ -64,6 +64,16 @@ def test_nothing_else_is_begun_anew(error: Exception) -> None:
     assert work.begun == 1
 
 
+def test_a_part_of_a_transaction_that_is_a_hosts_is_not_begun_anew() -> None:
+    (error,) = contended(1)
+    assert isinstance(error, Contended)
+    error.joined = True
+    work = Work(error)
+    with pytest.raises(Contended):
+        asyncio.run(work.done("well"))
+    assert work.begun == 1
+
+
 def test_it_is_watched_as_one_call() -> None:
     assert iscoroutinefunction(Work.done)
     assert Work.done.__name__ == "done"

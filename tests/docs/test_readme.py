@@ -66,7 +66,7 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-@pytest.mark.parametrize(("code", "output"), EXAMPLES, ids=["fake", "postgres", "people", "blocking"])
+@pytest.mark.parametrize(("code", "output"), EXAMPLES, ids=["fake", "postgres", "people", "blocking", "host"])
 def test_an_example(code: str, output: str, empty_database: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],

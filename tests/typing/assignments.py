@@ -36,10 +36,16 @@ from watchly_adapters.memory.throttles import MemoryThrottles
 from watchly_adapters.meters import CacheMetrics
 from watchly_adapters.nats import NatsPublisher
 from watchly_adapters.pillow import PillowInspector
-from watchly_adapters.postgres import PostgresDatabase, PostgresTransaction, PostgresTransactions
+from watchly_adapters.postgres import (
+    PostgresDatabase,
+    PostgresJoinedTransactions,
+    PostgresTransaction,
+    PostgresTransactions,
+)
 from watchly_adapters.postgres.api_keys import PostgresApiKeys
 from watchly_adapters.postgres.backlogs import PostgresBacklogs
 from watchly_adapters.postgres.events import PostgresEvents
+from watchly_adapters.postgres.hosts import JoinedQueries
 from watchly_adapters.postgres.images import PostgresImageLedger
 from watchly_adapters.postgres.movies import PostgresMovies
 from watchly_adapters.postgres.people import PostgresPeopleQueries
@@ -76,6 +82,7 @@ from watchly_core.ports import (
     ImageStore,
     ImageUploads,
     Interruptible,
+    JoinedTransactions,
     MovieQueries,
     MovieRepository,
     PasswordHasher,
@@ -98,10 +105,12 @@ from watchly_core.signing_keys import SigningKeys
 MOVIE_QUERIES: Final[Sequence[type[MovieQueries]]] = (
     MemoryMovieQueries,
     PostgresMovieQueries,
+    JoinedQueries,
     ReplicaQueries,
     CachedQueries,
 )
 TRANSACTIONS: Final[Sequence[type[Transactions]]] = (MemoryTransactions, PostgresTransactions)
+JOINED: Final[Sequence[type[JoinedTransactions]]] = (PostgresJoinedTransactions,)
 TRANSACTION: Final[Sequence[type[Transaction]]] = (MemoryTransaction, PostgresTransaction)
 MOVIE_REPOSITORIES: Final[Sequence[type[MovieRepository]]] = (MemoryMovies, PostgresMovies)
 EVENT_LOGS: Final[Sequence[type[EventLog]]] = (MemoryEvents, PostgresEvents)

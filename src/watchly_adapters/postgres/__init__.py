@@ -8,15 +8,18 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
+import psycopg
+
 from watchly_adapters.databases import EVERYTHING
 from watchly_adapters.postgres.api_keys import PostgresApiKeys
 from watchly_adapters.postgres.backlogs import PostgresBacklogs
 from watchly_adapters.postgres.events import PostgresEvents, read_identity
+from watchly_adapters.postgres.hosts import Joined, JoinedQueries
 from watchly_adapters.postgres.images import PostgresImageLedger
 from watchly_adapters.postgres.limits import Limits, allow_bulk
 from watchly_adapters.postgres.migrate import migrate
 from watchly_adapters.postgres.movies import PostgresMovies
-from watchly_adapters.postgres.numbering import Listening, Numbering
+from watchly_adapters.postgres.numbering import Listening, Numbering, number
 from watchly_adapters.postgres.people import PostgresPeopleQueries
 from watchly_adapters.postgres.pipelines import PipelinedConnection
 from watchly_adapters.postgres.pool import HostConnection, Pool, PoolFigures
@@ -32,9 +35,17 @@ from watchly_adapters.postgres.throttles import PostgresThrottles
 from watchly_adapters.postgres.turns import turn
 from watchly_adapters.postgres.users import PostgresUsers
 from watchly_adapters.watching import Watch
+from watchly_core.errors import Unavailable
 from watchly_core.ports import MovieQueries
 
-__all__ = ["Limits", "PoolFigures", "PostgresDatabase", "PostgresTransaction", "migrate"]
+__all__ = [
+    "JoinedDatabase",
+    "Limits",
+    "PoolFigures",
+    "PostgresDatabase",
+    "PostgresTransaction",
+    "migrate",
+]
 
 #: The names of the pools.
 _PRIMARY: Final = "primary"
@@ -144,6 +155,36 @@ class PostgresDatabase:
         found = {_PRIMARY: self._pool.figures}
         return found if replica is None else found | {_REPLICA: replica.figures}
 
+    def joined(self, connection: HostConnection | psycopg.Connection[object]) -> JoinedDatabase:
+        """The catalogue on a connection of a host's, inside the transaction that the host has begun there.
+
+        Nothing is done until it is used; one is made for each transaction, or one for the connection. What
+        has to last whatever the host does (notes of images that are sent, attempts that are counted) is done
+        in transactions of this database, and histories and exports are read by it: these need it entered.
+
+        Args:
+            connection: of this database's server and tables, whatever its rows, cursors and isolation are. A
+                synchronous one may be used by nobody else while a use case awaits.
+        """
+        return JoinedDatabase(connection, self)
+
+    async def committed(self) -> str:
+        """Look after what a host has just committed: have its events numbered now; a position that sees it.
+
+        Without this they are numbered within a second, or by the next reader of the log. The position is for
+        `ports.MovieQueries.at`, and clients know it as Watchly-Position.
+
+        Raises:
+            Unavailable: the database does not answer; what was committed is.
+        """
+        await number(self._pool)
+        # It does nothing, after what the host did.
+        async with self.transactions():
+            pass
+        if self.position is None:
+            raise Unavailable("database", "it tells no position")
+        return self.position
+
     async def identity(self) -> str:
         """The name of this catalogue: another one when the server is promoted, restarted, or put back.
 
@@ -163,6 +204,50 @@ class PostgresDatabase:
     def alone(self, task: str) -> AbstractAsyncContextManager[bool]:
         """Whether nobody else is at `task`, on this database, until the block ends; see `turns.turn`."""
         return turn(self._pool, task)
+
+
+class JoinedDatabase:
+    """A catalogue inside a host's transaction, see `PostgresDatabase.joined`.
+
+    Each use case is a savepoint there: one that is refused leaves the host's transaction as it was. None is
+    begun anew: `Contended` reaches the host. Sign-ins and the keys that sign tokens belong on `database`.
+
+    Raises:
+        Unjoinable: whatever is used, the connection is in no transaction that has not failed, or in pipeline
+            mode, or speaks another encoding than UTF-8; nothing was written.
+
+    Attributes:
+        transactions: satisfies `ports.JoinedTransactions`.
+        queries: satisfies `ports.MovieQueries`: `get`, `find`, `count` and `genres` see what the host's
+            transaction has written; `export`, `history`, `changes` and `last_change` what is committed.
+        people: satisfies `ports.PeopleQueries`, and sees what the transaction has written.
+    """
+
+    def __init__(
+        self, connection: HostConnection | psycopg.Connection[object], database: PostgresDatabase
+    ) -> None:
+        joined = Joined(connection)
+        self.transactions = PostgresJoinedTransactions(joined, database.transactions)
+        self.queries = JoinedQueries(joined, database.queries)
+        self.people = PostgresPeopleQueries(joined)
+
+
+class PostgresJoinedTransactions:
+    """Satisfies `ports.JoinedTransactions`.
+
+    Args:
+        joined: the host's transaction.
+        own: transactions of the same database.
+    """
+
+    def __init__(self, joined: Joined, own: PostgresTransactions) -> None:
+        self._joined, self.own = joined, own
+
+    @asynccontextmanager
+    async def __call__(self) -> AsyncIterator[PostgresTransaction]:
+        """See the port."""
+        async with self._joined.part() as connection:
+            yield PostgresTransaction(connection)
 
 
 class PostgresTransactions:

@@ -9,7 +9,7 @@ from typing import Final
 from psycopg.rows import args_row
 
 from watchly_adapters.postgres.api_keys import API_KEY, api_key_cursor, api_key_of
-from watchly_adapters.postgres.pool import Connection, Pool, cursor
+from watchly_adapters.postgres.pool import HostConnection, Reads, cursor
 from watchly_adapters.postgres.signing_keys import read_signing_keys
 from watchly_adapters.postgres.users import ACCOUNT, USER, account_cursor, user_of
 from watchly_core.api_keys import ApiKey
@@ -48,30 +48,30 @@ _OF_NOBODY: Final = (
 class PostgresPeopleQueries:
     """Satisfies `ports.PeopleQueries`: each call is one statement."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, reads: Reads) -> None:
+        self._reads = reads
 
     async def account(self, email: str) -> Account | None:
         """See the port."""
         if not _may_be_stored(email):
             return None
 
-        async def read(connection: Connection) -> Account | None:
+        async def read(connection: HostConnection) -> Account | None:
             async with account_cursor(connection) as asked:
                 await asked.execute(_ACCOUNT, (email,))
                 return await asked.fetchone()
 
-        return await self._pool.read(read)
+        return await self._reads.read(read)
 
     async def user(self, user_id: int) -> User:
         """See the port."""
 
-        async def read(connection: Connection) -> User | None:
+        async def read(connection: HostConnection) -> User | None:
             async with cursor(connection, args_row(user_of), binary=True) as asked:
                 await asked.execute(_USER, (user_id,))
                 return await asked.fetchone()
 
-        user = await self._pool.read(read)
+        user = await self._reads.read(read)
         if user is None:
             raise UserNotFound(user_id)
         return user
@@ -79,37 +79,37 @@ class PostgresPeopleQueries:
     async def users(self, after: int, limit: int) -> Sequence[User]:
         """See the port."""
 
-        async def read(connection: Connection) -> Sequence[User]:
+        async def read(connection: HostConnection) -> Sequence[User]:
             async with cursor(connection, args_row(user_of), binary=True) as asked:
                 await asked.execute(_USERS, (after, limit))
                 return await asked.fetchall()
 
-        return await self._pool.read(read)
+        return await self._reads.read(read)
 
     async def session_user(self, session_id: str) -> User | None:
         """See the port."""
 
-        async def read(connection: Connection) -> User | None:
+        async def read(connection: HostConnection) -> User | None:
             async with cursor(connection, args_row(user_of), binary=True) as asked:
                 await asked.execute(_SESSION_USER, (session_id,))
                 return await asked.fetchone()
 
-        return await self._pool.read(read)
+        return await self._reads.read(read)
 
     async def api_key(self, prefix: str) -> tuple[ApiKey, User | None] | None:
         """See the port."""
 
-        async def read(connection: Connection) -> tuple[ApiKey, User | None] | None:
+        async def read(connection: HostConnection) -> tuple[ApiKey, User | None] | None:
             async with cursor(connection, args_row(_owned), binary=True) as asked:
                 await asked.execute(_API_KEY, (prefix,))
                 return await asked.fetchone()
 
-        return await self._pool.read(read)
+        return await self._reads.read(read)
 
     async def api_keys(self, user_id: int | None) -> Sequence[ApiKey]:
         """See the port."""
 
-        async def read(connection: Connection) -> Sequence[ApiKey]:
+        async def read(connection: HostConnection) -> Sequence[ApiKey]:
             async with api_key_cursor(connection) as asked:
                 if user_id is None:
                     await asked.execute(_OF_NOBODY)
@@ -117,11 +117,11 @@ class PostgresPeopleQueries:
                     await asked.execute(_OF_USER, (user_id,))
                 return await asked.fetchall()
 
-        return await self._pool.read(read)
+        return await self._reads.read(read)
 
     async def signing_keys(self) -> Sequence[SigningKey]:
         """See the port."""
-        return await self._pool.read(read_signing_keys)
+        return await self._reads.read(read_signing_keys)
 
 
 def _may_be_stored(text: str) -> bool:

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from math import inf
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import psycopg
@@ -197,6 +197,18 @@ def _reason(error: psycopg.OperationalError) -> str:
     hints = ("\t", "DETAIL:", "HINT:")
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(hints)]
     return lines[-1].strip() if lines else "no reason given"
+
+
+class Reads(Protocol):
+    """Runs reads on some connection: one of a pool, or that of a host."""
+
+    async def read(self, read: Callable[[HostConnection], Awaitable[T]]) -> T:
+        """What `read` gives; it may be asked twice.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        ...
 
 
 class PoolFigures(msgspec.Struct, frozen=True):

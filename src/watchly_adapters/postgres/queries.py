@@ -25,7 +25,7 @@ from watchly_adapters.postgres.movies import (
     stored_time,
 )
 from watchly_adapters.postgres.numbering import number
-from watchly_adapters.postgres.pool import Connection, Pool, cursor
+from watchly_adapters.postgres.pool import HostConnection, Pool, cursor
 from watchly_adapters.postgres.positions import read_position
 from watchly_adapters.postgres.vocabulary import meant
 from watchly_core.errors import MovieNotFound
@@ -117,23 +117,9 @@ class PostgresMovieQueries:
 
     async def find(self, query: MovieQuery) -> Page:
         """See the port."""
-
-        async def read(connection: Connection) -> Page:
-            if query.search is None:
-                return Page.of(await _read_page(connection, query, None), query)
-            tiers = query.search.tiers()
-            if query.cursor is None or not query.cursor.similar:
-                found = await _read_page(connection, query, tiers)
-                if found or query.cursor is not None or await _finds_any(connection, tiers):
-                    return Page.of(found, query)
-            tiers = query.search.similar_tiers(await meant(connection, query.search.words))
-            return Page.of(await _read_page(connection, query, tiers), query, similar=True)
-
         if query.is_plain:
             return await self._find_by_id(query)
-        if query.search is not None and not query.search.words:
-            return Page((), None)
-        return await self._pool.read(read)
+        return await self._pool.read(lambda connection: read_page(connection, query))
 
     async def _find_by_id(self, query: MovieQuery) -> Page:
         """The most frequent list."""
@@ -146,29 +132,11 @@ class PostgresMovieQueries:
 
     async def count(self, query: MovieQuery) -> int:
         """See the port."""
-
-        async def read(connection: Connection) -> int:
-            condition, parameters = _all(_filters(query) + _searched(await _tiers(connection, query)))
-            async with cursor(connection, scalar_row) as asked:
-                await asked.execute(_COUNT + condition, parameters, prepare=False)
-                count: int | None = await asked.fetchone()
-                return count or 0
-
-        return await self._pool.read(read)
+        return await self._pool.read(lambda connection: read_count(connection, query))
 
     async def genres(self, query: MovieQuery) -> Sequence[GenreCount]:
         """See the port."""
-
-        async def read(connection: Connection) -> list[GenreCount]:
-            condition, parameters = _all(_filters(query) + _searched(await _tiers(connection, query)))
-            async with cursor(connection, args_row(GenreCount)) as asked:
-                statement: LiteralString = (
-                    _GENRES + condition + ' GROUP BY genre ORDER BY count(*) DESC, genre COLLATE "C"'
-                )
-                await asked.execute(statement, parameters, prepare=False)
-                return await asked.fetchall()
-
-        return await self._pool.read(read)
+        return await self._pool.read(lambda connection: read_genres(connection, query))
 
     async def export(self, query: MovieQuery) -> AsyncGenerator[Sequence[MovieDraft], None]:
         """See the port."""
@@ -200,6 +168,41 @@ class PostgresMovieQueries:
         return await self._pool.read(read_last)
 
 
+async def read_page(connection: HostConnection, query: MovieQuery) -> Page:
+    """One page of a query."""
+    if query.search is None:
+        return Page.of(await _read_page(connection, query, None), query)
+    if not query.search.words:
+        return Page((), None)
+    tiers = query.search.tiers()
+    if query.cursor is None or not query.cursor.similar:
+        found = await _read_page(connection, query, tiers)
+        if found or query.cursor is not None or await _finds_any(connection, tiers):
+            return Page.of(found, query)
+    tiers = query.search.similar_tiers(await meant(connection, query.search.words))
+    return Page.of(await _read_page(connection, query, tiers), query, similar=True)
+
+
+async def read_count(connection: HostConnection, query: MovieQuery) -> int:
+    """How many movies a query finds."""
+    condition, parameters = _all(_filters(query) + _searched(await _tiers(connection, query)))
+    async with cursor(connection, scalar_row) as asked:
+        await asked.execute(_COUNT + condition, parameters, prepare=False)
+        count: int | None = await asked.fetchone()
+        return count or 0
+
+
+async def read_genres(connection: HostConnection, query: MovieQuery) -> Sequence[GenreCount]:
+    """The genres of a query's movies."""
+    condition, parameters = _all(_filters(query) + _searched(await _tiers(connection, query)))
+    async with cursor(connection, args_row(GenreCount)) as asked:
+        statement: LiteralString = (
+            _GENRES + condition + ' GROUP BY genre ORDER BY count(*) DESC, genre COLLATE "C"'
+        )
+        await asked.execute(statement, parameters, prepare=False)
+        return await asked.fetchall()
+
+
 def _draft(title: str, description: str | None, release_year: int | None, genre: str | None) -> MovieDraft:
     return MovieDraft(title=title, description=description, release_year=release_year, genre=genre)
 
@@ -209,14 +212,14 @@ def _at_most(query: MovieQuery) -> int:
     return min(query.limit, MAX_ID) + 1
 
 
-async def _finds_any(connection: Connection, tiers: Sequence[Tier]) -> bool:
+async def _finds_any(connection: HostConnection, tiers: Sequence[Tier]) -> bool:
     """Whether any movie at all is in one of the tiers."""
     async with cursor(connection, scalar_row) as asked:
         await asked.execute(_FINDS_ANY, (_tsquery(tiers[-1].pattern),), prepare=False)
         return bool(await asked.fetchone())
 
 
-async def _tiers(connection: Connection, query: MovieQuery) -> Sequence[Tier] | None:
+async def _tiers(connection: HostConnection, query: MovieQuery) -> Sequence[Tier] | None:
     """The tiers of a query's search from its first page on; None where there is nothing to search for."""
     if query.search is None:
         return None
@@ -229,7 +232,7 @@ async def _tiers(connection: Connection, query: MovieQuery) -> Sequence[Tier] | 
 
 
 async def _read_page(
-    connection: Connection, query: MovieQuery, tiers: Sequence[Tier] | None
+    connection: HostConnection, query: MovieQuery, tiers: Sequence[Tier] | None
 ) -> list[tuple[Movie, Position]]:
     """The movies of a page and one more, with their positions."""
     steps = _tier_steps(query, tiers) if tiers and query.order[0].column == "tier" else _steps(query, tiers)

@@ -45,8 +45,10 @@ from watchly_core.ports.relays import (
     RelayLedger,
 )
 from watchly_core.ports.transactions import (
+    JoinedTransactions,
     Transaction,
     Transactions,
+    own,
 )
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "ImageStore",
     "ImageUploads",
     "Interruptible",
+    "JoinedTransactions",
     "MovieQueries",
     "MovieRepository",
     "PasswordHasher",
@@ -83,4 +86,5 @@ __all__ = [
     "Transaction",
     "Transactions",
     "UserRepository",
+    "own",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from watchly_core.ports.images import ImageLedger
 from watchly_core.ports.movies import EventLog, MovieRepository, Receipts
@@ -96,3 +96,22 @@ class Transactions(Protocol):
     def __call__(self) -> AbstractAsyncContextManager[Transaction]:
         """Begin a transaction; the stores of `tx` are of use only inside the block."""
         ...
+
+
+@runtime_checkable
+class JoinedTransactions(Transactions, Protocol):
+    """Parts of a transaction that a host has begun, and ends.
+
+    Leaving a block normally leaves what it did to the host's commit; leaving it by an exception undoes it
+    alone, and the host may go on. One part is done at a time: a block in a block waits for itself.
+    """
+
+    @property
+    def own(self) -> Transactions:
+        """Transactions of the same store that are no host's: for what has to last, whatever the host does."""
+        ...
+
+
+def own(transactions: Transactions) -> Transactions:
+    """Those for what has to last: the same ones, unless they are parts of a host's."""
+    return transactions.own if isinstance(transactions, JoinedTransactions) else transactions
