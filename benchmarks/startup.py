@@ -24,16 +24,27 @@ WORKERS: Final = 2
 _PATIENCE: Final = 60.0
 
 _WATCHLY: Final = "import sys; from watchly_http.cli import main; sys.argv[0] = 'watchly'; main()"
+#: Prints ms of a processor: of the first application, of later ones, and of plain ones with as many routes.
 _CREATE_APP: Final = """
+import statistics
 import time
+from litestar import Litestar, get
 from watchly_adapters.container import Container
 from watchly_adapters.settings import read_settings
 from watchly_http.app import create_app
 settings = read_settings({"DATABASE_URL": "memory:", "SECRET_KEY": "k" * 32})
-for _ in range(3):
-    begun = time.perf_counter()
-    create_app(Container(settings=settings))
-    print(1000 * (time.perf_counter() - begun))
+async def answer(number: int) -> int:
+    return number
+def plain():
+    Litestar([get(f"/{at}/{{number:int}}")(answer) for at in range(routes)], openapi_config=None)
+def spent(make):
+    begun = time.process_time()
+    make()
+    return 1000 * (time.process_time() - begun)
+first = spent(lambda: create_app(Container(settings=settings)))
+routes = len(create_app(Container(settings=settings)).routes)
+rounds = [(spent(lambda: create_app(Container(settings=settings))), spent(plain)) for _ in range(9)]
+print(first, *map(statistics.median, zip(*rounds)))
 """
 
 #: What is started: a name, the milliseconds that it may take beyond a bare interpreter, and a program.
@@ -112,9 +123,10 @@ def applications(rounds: int, environment: dict[str, str]) -> None:
             [sys.executable, "-c", _CREATE_APP], env=environment, capture_output=True, text=True, check=True
         )
         rows.append([float(line) for line in shown.stdout.split()])
-    first, _, third = (statistics.median(column) for column in zip(*rows, strict=True))
-    print(f"{'create_app, with what it loads':36} {first:7.1f}")
-    print(f"{'create_app':36} {third:7.1f} {'':20}  < 50")
+    first, later, plain = (statistics.median(column) for column in zip(*rows, strict=True))
+    print(f"{'create_app, with what it loads':36} {'':20} {first:7.1f}")
+    print(f"{'create_app':36} {'':20} {later:7.1f}  < 50")
+    print(f"{'  beside Litestar with plain routes':36} {'':20} {plain:7.1f}  {later / plain:.2f} times that")
 
 
 @contextmanager

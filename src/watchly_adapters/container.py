@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeGuard, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -22,9 +23,10 @@ from watchly_core import Catalogue, Gallery
 from watchly_core.access import Access
 from watchly_core.accounts import Accounts
 from watchly_core.api_keys import ApiKeys
-from watchly_core.clocks import utc_now
+from watchly_core.clocks import Clock, Ticks, utc_now
 from watchly_core.dispatch import Dispatch
 from watchly_core.errors import Misconfigured
+from watchly_core.images import new_key
 from watchly_core.messages import Target
 from watchly_core.ports import (
     Cache,
@@ -168,16 +170,18 @@ def make_published_keys(settings: Settings) -> PublishedKeys | None:
     return PublishedKeys(settings.jwks_url)
 
 
-def make_access(
+def make_access(  # noqa: PLR0913, PLR0917 - as it has them
     settings: Settings,
     database: Database,
     published: PublishedKeys | None,
     signing_keys: Callable[[], SigningKeys],
     api_keys: ApiKeys,
+    clock: Clock,
+    ticks: Ticks,
 ) -> Access:
     """What tells who a request is from: by keys and people of the database, or by published keys alone."""
     people, tokens = (database.people, signing_keys()) if published is None else (None, published)
-    return Access(people, tokens, api_keys, everybody=settings.everybody)
+    return Access(people, tokens, api_keys, everybody=settings.everybody, clock=clock, ticks=ticks)
 
 
 def make_broker(nats_url: str) -> NatsPublisher:
@@ -241,12 +245,24 @@ def make_gallery(  # noqa: PLR0913, PLR0917 - as the gallery has them
     transactions: Transactions,
     images: ImageStore,
     inspector: ImageInspector,
+    clock: Clock,
+    keys: Callable[[], str],
     max_bytes: int,
     grace: timedelta,
 ) -> Gallery:
     """The use cases on images, and on uploads straight to their store, which are steps."""
     gallery = use_cases(
-        watch, "gallery", Gallery, queries, transactions, images, inspector, max_bytes=max_bytes, grace=grace
+        watch,
+        "gallery",
+        Gallery,
+        queries,
+        transactions,
+        images,
+        inspector,
+        clock=clock,
+        keys=keys,
+        max_bytes=max_bytes,
+        grace=grace,
     )
     watched(gallery.uploads, watch, "use_case", calls_of(gallery.uploads, "uploads"))
     return gallery
@@ -344,6 +360,10 @@ class Container(containers.DeclarativeContainer):
     """Every part of a running Watchly, made once, when it is first asked for."""
 
     settings = providers.Dependency(instance_of=Settings)
+    #: The present time, and how much of it has passed, as all use cases have it; and the keys of images.
+    clock: providers.Object[Clock] = providers.Object(utc_now)
+    ticks: providers.Object[Ticks] = providers.Object(monotonic)
+    image_keys: providers.Object[Callable[[], str]] = providers.Object(new_key)
     metrics = providers.Singleton(make_metrics)
     # Resources tell whether they were made: nobody should make one at the end, only to close it.
     tracing = providers.Resource(make_tracing, settings)
@@ -359,6 +379,7 @@ class Container(containers.DeclarativeContainer):
         database.provided.queries,
         database.provided.transactions,
         images=images,
+        clock=clock,
         image_grace=settings.provided.image_grace,
     )
     cache = providers.Singleton(make_cache, settings)
@@ -374,14 +395,21 @@ class Container(containers.DeclarativeContainer):
         database.provided.transactions,
         images,
         inspector,
+        clock,
+        image_keys,
         max_bytes=settings.provided.max_image_bytes,
         grace=settings.provided.image_grace,
     )
     hasher = providers.Singleton(make_hasher)
     tokens = providers.Singleton(make_tokens, settings)
-    throttle = providers.Singleton(Throttle, database.provided.transactions)
+    throttle = providers.Singleton(Throttle, database.provided.transactions, clock=clock)
     signing_keys = providers.Singleton(
-        SigningKeys, database.provided.people, database.provided.transactions, tokens
+        SigningKeys,
+        database.provided.people,
+        database.provided.transactions,
+        tokens,
+        clock=clock,
+        ticks=ticks,
     )
     accounts: providers.Singleton[Accounts] = providers.Singleton(
         use_cases,
@@ -392,6 +420,7 @@ class Container(containers.DeclarativeContainer):
         database.provided.transactions,
         hasher,
         throttle,
+        clock=clock,
     )
     sessions: providers.Singleton[Sessions] = providers.Singleton(
         use_cases,
@@ -403,6 +432,7 @@ class Container(containers.DeclarativeContainer):
         hasher,
         signing_keys,
         throttle,
+        clock=clock,
     )
     api_keys: providers.Singleton[ApiKeys] = providers.Singleton(
         use_cases,
@@ -411,14 +441,19 @@ class Container(containers.DeclarativeContainer):
         ApiKeys,
         database.provided.people,
         database.provided.transactions,
+        clock=clock,
     )
     published_keys = providers.Singleton(make_published_keys, settings)
     access = providers.Singleton(
-        make_access, settings, database, published_keys, signing_keys.provider, api_keys
+        make_access, settings, database, published_keys, signing_keys.provider, api_keys, clock, ticks
     )
     webhooks = providers.Singleton(Webhooks, catalogue, database.provided.transactions)
     relay = providers.Singleton(
-        Relay, catalogue, database.provided.transactions, source=settings.provided.public_url
+        Relay,
+        catalogue,
+        database.provided.transactions,
+        source=settings.provided.public_url,
+        clock=clock,
     )
     dispatch = providers.Singleton(make_dispatch, settings, database, relay, watch)
 

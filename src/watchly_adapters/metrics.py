@@ -11,7 +11,7 @@ import platform
 import struct
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Final, TypeAlias
 
@@ -43,6 +43,12 @@ _ATTEMPTS: Final = 3
 
 #: Asks for gauges.
 Ask: TypeAlias = Callable[[], Awaitable[Iterable[Metric]]]
+
+
+@cache
+def _version() -> str:
+    """Read once: it takes longer than all the rest of a page of metrics."""
+    return version("watchly")
 
 
 class Metrics:
@@ -175,7 +181,7 @@ class _Build(Collector):
     """What runs here; of no process, for several cannot lay such a thing together."""
 
     def __init__(self) -> None:
-        self._build = {"version": version("watchly"), "python": platform.python_version()}
+        self._build = {"version": _version(), "python": platform.python_version()}
 
     def collect(self) -> Iterable[Metric]:
         """The one metric."""

@@ -37,8 +37,16 @@ def watched(part: T, watch: Watch | None, kind: Kind, names: Mapping[str, str]) 
         return part
     base = type(part)
     members = {call: _stepping(getattr(base, call), watch, kind, name) for call, name in names.items()}
-    part.__class__ = type(f"Watched{base.__name__}", (base,), members)
+    part.__class__ = class_with(base, members, "Watched")
     return part
+
+
+def class_with(base: type[T], members: Mapping[str, object], prefix: str) -> type[T]:
+    """A class like `base`, but for these members of it; a part becomes one of it by its ``__class__``.
+
+    So the price of what is around a call is paid by the parts that have it, and by no others.
+    """
+    return type(f"{prefix}{base.__name__}", (base,), dict(members))
 
 
 def calls_of(part: object, noun: str) -> dict[str, str]:

@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
-from litestar import Controller, MediaType, Response, delete, get, post
+from litestar import MediaType, Response, delete, get, post
 from litestar.params import FromPath
 
 from watchly_core.api_keys import ApiKey, ApiKeyDraft, expiry_of, name_of
-from watchly_core.clocks import utc_now
 from watchly_core.errors import InvalidApiKey
 from watchly_core.json_members import JsonMembers
 from watchly_core.movies import MAX_ID, Moment
@@ -19,7 +18,8 @@ from watchly_core.people import Permission, Role, role_of
 from watchly_http.authorization import actor_of
 from watchly_http.openapi import Operation, Parameter, Reply
 from watchly_http.parts import ApiKeys
-from watchly_http.requests import SMALL_BODY, Request, read_id, read_json
+from watchly_http.requests import SMALL_BODY, Request, clock_of, read_id, read_json
+from watchly_http.routes import Routes
 
 _TAG: Final = "People"
 _KEY_ID: Final = Parameter(
@@ -57,7 +57,7 @@ class ShownKeys(msgspec.Struct):
     data: Sequence[ShownKey]
 
 
-class ApiKeyController(Controller):
+class ApiKeyController(Routes):
     """API keys."""
 
     path = "/api/api-keys"
@@ -98,7 +98,7 @@ class ApiKeyController(Controller):
     )
     async def add(self, request: Request, api_keys: ApiKeys) -> Response[bytes]:
         """Add a key that may do what its role may, and no more than whoever makes it."""
-        draft = _draft(await read_json(request, SMALL_BODY))
+        draft = _draft(await read_json(request, SMALL_BODY), clock_of(request)())
         issued = await api_keys.add(draft, actor=actor_of(request))
         shown = NewKey(**msgspec.structs.asdict(_shown(issued.key)), secret=issued.secret)
         return Response(
@@ -137,21 +137,21 @@ def _shown(key: ApiKey) -> ShownKey:
     )
 
 
-def _draft(value: object) -> ApiKeyDraft:
+def _draft(value: object, now: datetime) -> ApiKeyDraft:
     given = JsonMembers(value, InvalidApiKey, ("name", "role", "expires_at"))
     endless = given.is_null("expires_at")
     draft = ApiKeyDraft(
         name=given.text("name", name_of, "", required=True),
         role=given.text("role", role_of, Role.VIEWER, required=True),
-        expires_at=None if endless else given.text("expires_at", _expiry, None),
+        expires_at=None if endless else given.text("expires_at", lambda text: _expiry(text, now), None),
     )
     given.check()
     return draft
 
 
-def _expiry(text: str) -> datetime:
+def _expiry(text: str, now: datetime) -> datetime:
     try:
         moment = msgspec.convert(text, Moment).astimezone(UTC)
     except (msgspec.ValidationError, OverflowError):
         raise ValueError("must be a time such as 2027-01-31T12:00:00Z") from None
-    return expiry_of(moment, utc_now())
+    return expiry_of(moment, now)

@@ -31,6 +31,7 @@ from watchly_http.problems import KINDS, Problem, reply_to_error
 from watchly_http.protections import protections
 from watchly_http.relaying import relaying
 from watchly_http.requests import Check, Request
+from watchly_http.routes import PROVIDES
 from watchly_http.running import caching, closing_parts, limiting
 from watchly_http.services import SERVICES, offered
 
@@ -194,6 +195,7 @@ def create_app(container: Container) -> Litestar:
         )
 
     app.state.openapi = openapi
+    app.state.clock = container.clock()
     return app
 
 
@@ -209,7 +211,9 @@ def _fixed(part: object) -> Provide:
     def provide() -> object:
         return part
 
-    return Provide(provide, sync_to_thread=False)
+    provided = Provide(provide, sync_to_thread=False)
+    provided.parsed_fn_signature = PROVIDES
+    return provided
 
 
 def _provide_in_turn(app: Litestar) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
-from litestar import Controller, get, post
+from litestar import get, post
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 
@@ -45,6 +45,7 @@ from watchly_http.requests import (
     require_type,
     whole_number,
 )
+from watchly_http.routes import Routes
 
 _TAG: Final = "Changes"
 _AFTER: Final = Parameter("after", "The number of the last change that is known; 0 for none.", int, 0)
@@ -89,7 +90,7 @@ class Revert(msgspec.Struct):
     version: int
 
 
-class HistoryController(Controller):
+class HistoryController(Routes):
     """What happened to one movie."""
 
     path = "/api/movies/{movie_id:str}"
@@ -179,7 +180,7 @@ class HistoryController(Controller):
         )
 
 
-class ChangeController(Controller):
+class ChangeController(Routes):
     """What happened to all movies."""
 
     path = "/api/changes"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
 import structlog
-from litestar import Controller, MediaType, Response, get
+from litestar import MediaType, Response, get
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 from prometheus_client.metrics_core import Metric
@@ -25,6 +25,7 @@ from watchly_http.drain import draining
 from watchly_http.openapi import Operation, Reply
 from watchly_http.problems import KINDS, Problem, problem_for, problem_reply
 from watchly_http.requests import Request
+from watchly_http.routes import Routes
 
 if TYPE_CHECKING:
     from watchly_adapters.security import PublishedKeys
@@ -222,7 +223,7 @@ _READY: Final[Mapping[int, Reply]] = {
 }
 
 
-class HealthController(Controller):
+class HealthController(Routes):
     """Health."""
 
     path = "/health"

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import Final, TypeVar
 
-from watchly_core.clocks import utc_now
 from watchly_core.errors import Replayed
 from watchly_core.receipts import NO_RECEIPT, Claim, KeptReply, KeyedReceipt, Receipt
 from watchly_http.answers import Answer
@@ -15,6 +14,7 @@ from watchly_http.forms import FORM
 from watchly_http.requests import (
     MalformedRequest,
     Request,
+    clock_of,
     digest_body,
     header_of,
     lines_of,
@@ -57,7 +57,7 @@ class Sending:
         if self._key is None:
             return render(await write(NO_RECEIPT))
         claim = Claim(self._actor, self._key, self._digest())
-        receipt = KeyedReceipt[T](claim, lambda result: _kept(render(result)), utc_now)
+        receipt = KeyedReceipt[T](claim, lambda result: _kept(render(result)), clock_of(self._request))
         try:
             return render(await write(receipt))
         except Replayed as replayed:

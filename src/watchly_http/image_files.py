@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Final
 
-from litestar import Controller, Response, get, put
+from litestar import Response, get, put
 from litestar.params import FromPath
 
 from watchly_core.errors import ImageNotFound
@@ -33,6 +33,7 @@ from watchly_http.requests import (
     require_size,
     stream,
 )
+from watchly_http.routes import Routes
 
 _WEBP, _AVIF = (Representation(f"image/{format_}") for format_ in RENDERED)
 
@@ -44,7 +45,7 @@ _PRIVATE: Final = (b"cache-control", b"private, max-age=31536000, immutable")
 _RANGES: Final = (b"accept-ranges", b"bytes")
 
 
-class ImageFileController(Controller):
+class ImageFileController(Routes):
     """Image files."""
 
     path = "/images"

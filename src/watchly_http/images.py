@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import msgspec
-from litestar import Controller, delete, post, put
+from litestar import delete, post, put
 from litestar.params import FromPath
 
 from watchly_core import Movie
@@ -43,6 +43,7 @@ from watchly_http.requests import (
     require_type,
     stream,
 )
+from watchly_http.routes import Routes
 
 #: What a Content-Length can say.
 _MOST_BYTES = 2**53 - 1
@@ -63,7 +64,7 @@ class TicketRequest(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class MovieImageController(Controller):
+class MovieImageController(Routes):
     """The image of a movie."""
 
     path = "/api/movies/{movie_id:str}/image"

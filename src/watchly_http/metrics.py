@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from litestar import Controller, Response, get
+from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
@@ -12,6 +12,7 @@ from watchly_adapters.metrics import Metrics
 from watchly_http.negotiation import Representation, acceptable
 from watchly_http.openapi import Operation, Reply
 from watchly_http.requests import Request
+from watchly_http.routes import Routes
 
 _TEXT: Final = Representation("text/plain", {"version": "0.0.4"})  # the framework adds the charset
 _OPENMETRICS: Final = Representation("application/openmetrics-text", {"version": "1.0.0", "charset": "utf-8"})
@@ -22,7 +23,7 @@ _ESCAPED: Final = tuple(
 )
 
 
-class MetricsController(Controller):
+class MetricsController(Routes):
     """Metrics."""
 
     path = "/metrics"

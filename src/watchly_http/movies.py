@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from litestar import Controller, delete, get, patch, post, put
+from litestar import delete, get, patch, post, put
 from litestar.params import FromPath
 
 from watchly_core import GenreCount, Movie, MovieDraft, Page
@@ -45,6 +45,7 @@ from watchly_http.requests import (
     require_type,
     vary,
 )
+from watchly_http.routes import Routes
 
 _ADDABLE = ("application/json", FORM)
 _MERGE_PATCH = ("application/merge-patch+json", "application/json")
@@ -78,7 +79,7 @@ _WRITE_PROBLEMS = (
 )
 
 
-class MovieController(Controller):
+class MovieController(Routes):
     """Movies, one by one and in pages."""
 
     path = "/api/movies"
@@ -205,7 +206,7 @@ class Genres(msgspec.Struct):
     data: Sequence[GenreCount]
 
 
-class GenreController(Controller):
+class GenreController(Routes):
     """Genres."""
 
     path = "/api/genres"

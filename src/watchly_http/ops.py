@@ -9,13 +9,14 @@ from typing import Final
 
 import litestar_offline_docs
 import msgspec
-from litestar import Controller, MediaType, Response, get
+from litestar import MediaType, Response, get
 from litestar.datastructures import State
 from litestar.params import FromPath
 
 from watchly_core.errors import NotFound
 from watchly_http.openapi import OPEN, SHOWN, Operation, Parameter, Reply
 from watchly_http.problems import KINDS, Kind
+from watchly_http.routes import Routes
 
 _encode = msgspec.json.Encoder().encode
 
@@ -26,7 +27,7 @@ class Kinds(msgspec.Struct):
     data: list[Kind]
 
 
-class ProblemController(Controller):
+class ProblemController(Routes):
     """What the codes of problems mean."""
 
     path = "/problems"
@@ -64,7 +65,7 @@ class ProblemController(Controller):
         return Response(_encode(KINDS[code]), media_type=MediaType.JSON)
 
 
-class DocumentationController(Controller):
+class DocumentationController(Routes):
     """The API described, for people and for programs."""
 
     @get("/openapi.json", opt=OPEN, sync_to_thread=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from litestar import Controller, delete, get, patch, post, put
+from litestar import delete, get, patch, post, put
 from litestar.params import FromPath
 from msgspec import UNSET
 
@@ -25,6 +25,7 @@ from watchly_http.filters import CURSOR
 from watchly_http.openapi import IF_MATCH, IF_NONE_MATCH, Operation, Parameter, Reply
 from watchly_http.parts import Accounts, Settings
 from watchly_http.requests import SMALL_BODY, Parameters, Request, read_id, read_json, vary, whole_number
+from watchly_http.routes import Routes
 
 _TAG: Final = "People"
 _MERGE_PATCH: Final = ("application/merge-patch+json", "application/json")
@@ -57,7 +58,7 @@ _ONE_USER: Final = Reply("The user.", User, headers=("ETag",))
 _BODY_PROBLEMS: Final = ("malformed_json", "too_large", "unsupported_media_type", "validation")
 
 
-class MeController(Controller):
+class MeController(Routes):
     """One's own account."""
 
     path = "/api/me"
@@ -104,7 +105,7 @@ class MeController(Controller):
         await accounts.change_password(current, new, address=address, actor=actor_of(request))
 
 
-class UserController(Controller):
+class UserController(Routes):
     """All accounts."""
 
     path = "/api/users"

@@ -18,6 +18,7 @@ from litestar.types import Scope
 from watchly_core.errors import Fault, InvalidQuery, NotFound, WatchlyError
 from watchly_core.imports import decode_json
 from watchly_core.movies import MAX_ID
+from watchly_core.ports import Clock
 
 T = TypeVar("T")
 
@@ -118,6 +119,12 @@ def allowed_methods(scope: Scope) -> list[str]:
             scope["litestar_app"].asgi_router.handle_routing(path=scope["path"], method=method)
             allowed += [method, "HEAD"] if method == "GET" else [method]
     return allowed
+
+
+def clock_of(request: Request) -> Clock:
+    """The present time, as the application has it."""
+    clock: Clock = request.app.state.clock
+    return clock
 
 
 def read_id(text: str, thing: str = "movie") -> int:

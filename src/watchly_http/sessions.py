@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
-from litestar import Controller, MediaType, Response, get, post
+from litestar import MediaType, Response, get, post
 from litestar.datastructures import Cookie
 from msgspec import UNSET, UnsetType
 
@@ -21,6 +21,7 @@ from watchly_http.origins import require_own_page
 from watchly_http.parts import Sessions, Settings, SigningKeys
 from watchly_http.problems import reply_to_error
 from watchly_http.requests import SMALL_BODY, Request, read_body, read_json, require_type
+from watchly_http.routes import Routes
 
 _TAG: Final = "People"
 _PATH: Final = "/api/auth"
@@ -84,7 +85,7 @@ _PROBLEMS: Final = (
 )
 
 
-class SessionController(Controller):
+class SessionController(Routes):
     """Sessions."""
 
     path = _PATH
@@ -168,7 +169,7 @@ class SessionController(Controller):
         return Response(b"", status_code=204, headers=_FRESH, cookies=cookies)
 
 
-class KeySetController(Controller):
+class KeySetController(Routes):
     """The keys by which other services verify tokens."""
 
     path = "/.well-known/jwks.json"

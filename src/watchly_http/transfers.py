@@ -12,7 +12,7 @@ from itertools import islice
 from typing import IO, Final
 
 import msgspec
-from litestar import Controller, get, post
+from litestar import get, post
 from litestar.response.base import ASGIResponse
 
 from watchly_core.errors import Unavailable
@@ -40,6 +40,7 @@ from watchly_http.requests import (
     require_size,
     stream,
 )
+from watchly_http.routes import Routes
 
 _NDJSON: Final = Representation("application/x-ndjson")
 _CSV: Final = Representation("text/csv", {"charset": "utf-8", "header": "present"})
@@ -65,7 +66,7 @@ class OnError(enum.Enum):
     SKIP = "skip"
 
 
-class TransferController(Controller):
+class TransferController(Routes):
     """Export and import."""
 
     path = "/api/movies"

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from litestar import Controller, post
+from litestar import post
 
 from watchly_adapters.container import NOTIFICATIONS
 from watchly_http.openapi import Operation, Parameter, Reply
 from watchly_http.parts import Gallery
 from watchly_http.requests import Request, read_body, require_plain
+from watchly_http.routes import Routes
 
 #: What a store tells of one image has a few thousand bytes.
 _MOST_BYTES: Final = 1_000_000
 
 
-class NotificationController(Controller):
+class NotificationController(Routes):
     """What image stores elsewhere tell."""
 
     path = NOTIFICATIONS

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 
 import msgspec
 import pytest
@@ -83,6 +84,9 @@ async def test_every_provider_builds_its_part_once(
     made = container(**environment, **SHARED, RATE_LIMIT="600/1 min")
     kinds = {
         "settings": Settings,
+        "clock": FunctionType,
+        "ticks": BuiltinFunctionType,
+        "image_keys": FunctionType,
         "database": database,
         "images": images,
         "inspector": inspector,

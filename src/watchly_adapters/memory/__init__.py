@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import re
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from itertools import count
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
@@ -34,7 +35,7 @@ from watchly_core.errors import (
 )
 from watchly_core.events import Change, ChangeQuery, Changes
 from watchly_core.images import ImageRecord
-from watchly_core.movies import Movie, MovieDraft, created
+from watchly_core.movies import MAX_ID, Movie, MovieDraft, created
 from watchly_core.queries import MovieQuery, Position
 from watchly_core.text import entries
 
@@ -56,12 +57,16 @@ class MemoryDatabase:
         transactions: satisfies `ports.Transactions`.
         signal: satisfies `ports.ChangeSignal`.
         backlogs: satisfies `ports.Backlogs`.
+
+    Args:
+        ids: the ids of the movies that are added, in turn; 1, 2, 3 … by themselves. One that is no id, or
+            that some movie has, is a ValueError of the call that adds, as is the end of them.
     """
 
     keeps = EVERYTHING
 
-    def __init__(self) -> None:
-        tables = _Tables()
+    def __init__(self, ids: Iterable[int] | None = None) -> None:
+        tables = _Tables(count(1) if ids is None else ids)
         self.queries = self.reads = MemoryMovieQueries(tables)
         self.people = MemoryPeopleQueries(tables.people)
         self.transactions = MemoryTransactions(tables)
@@ -111,7 +116,8 @@ class MemoryDatabase:
 class _Tables:
     """What is committed. Values are immutable, so that readers may keep them."""
 
-    def __init__(self) -> None:
+    def __init__(self, ids: Iterable[int]) -> None:
+        self._next_ids = iter(ids)
         self.movies: dict[int, Movie] = {}
         self.ids: list[int] = []
         self.log = Log()
@@ -120,15 +126,18 @@ class _Tables:
         self.relays = RelayTables()
         self.people = PeopleTables()
         self._entries: dict[int, tuple[Movie, list[str]]] = {}
-        self.last_id = 0
         self.commits = 0
         self.identity = uuid4().hex
         self.writing = asyncio.Lock()
 
     def next_id(self) -> int:
         # As with a sequence, the id of a movie whose transaction failed is not given out again.
-        self.last_id += 1
-        return self.last_id
+        movie_id = next(self._next_ids, None)
+        if movie_id is None:
+            raise ValueError("there are no more ids for movies")
+        if movie_id in self.movies or not 1 <= movie_id <= MAX_ID:
+            raise ValueError(f"{movie_id} cannot be the id of another movie")
+        return movie_id
 
     def entries(self, movie: Movie) -> list[str]:
         """What a movie is found by, made when it is first searched."""
