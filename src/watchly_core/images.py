@@ -7,7 +7,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -103,7 +103,7 @@ class Ticket(msgspec.Struct, frozen=True):
     url: str
     headers: Mapping[str, str]
     fields: Mapping[str, str]
-    expires_at: datetime
+    expires_at: Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Measured(msgspec.Struct, frozen=True):

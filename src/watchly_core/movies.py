@@ -49,8 +49,8 @@ class Movie(msgspec.Struct, frozen=True):
     """A movie of the catalogue.
 
     `version` is 1 when it is added and one more after each write that changes it. `image_url` without
-    `image` comes from an older system. `created_at` and `updated_at` are in UTC; None where an older
-    system left none.
+    `image` comes from an older system. `created_at` and `updated_at` are in UTC; an older system
+    may have left none.
     """
 
     id: int
@@ -75,7 +75,7 @@ class MovieDraft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MoviePatch(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of a movie to change: UNSET keeps a field, None clears it (RFC 7396)."""
+    """The fields of a movie to change (RFC 7396): one left out (UNSET) stays, null (None) clears it."""
 
     title: _Title | UnsetType = UNSET
     description: _Description | UnsetType | None = UNSET

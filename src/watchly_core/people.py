@@ -149,7 +149,7 @@ class UserDraft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UserPatch(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of an account to change; UNSET keeps one."""
+    """The fields of an account to change; one left out (UNSET) stays."""
 
     email: _Email | UnsetType = UNSET
     password: _Password | UnsetType = UNSET

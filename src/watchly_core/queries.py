@@ -323,7 +323,7 @@ def _invalid(parameter: str, detail: str, *, code: str = "invalid_value") -> Inv
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Movies in the order of their query; `next_cursor` is None on the last page.
+    """Movies in the order of their query; on the last page `next_cursor` is null (None).
 
     `total` counts the movies of all pages; it is there when it was asked for.
     """

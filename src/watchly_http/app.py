@@ -18,6 +18,7 @@ from watchly_adapters.container import Container, show_backlog
 from watchly_adapters.settings import Settings
 from watchly_http.authorization import admission
 from watchly_http.direct import Direct
+from watchly_http.examples import EXAMPLES
 from watchly_http.feed import Feed
 from watchly_http.fetching import fetching
 from watchly_http.front import Bounds, Front, host_check
@@ -191,7 +192,9 @@ def create_app(container: Container) -> Litestar:
     def openapi() -> bytes:
         """The document, made when it is first asked for: most processes never are."""
         return msgspec.json.encode(
-            document(app.routes, Problem, statuses, version("watchly"), settings.everybody, is_limited)
+            document(
+                app.routes, Problem, statuses, EXAMPLES, version("watchly"), settings.everybody, is_limited
+            )
         )
 
     app.state.openapi = openapi

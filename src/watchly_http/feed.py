@@ -12,7 +12,6 @@ import random
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from datetime import datetime
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
@@ -22,6 +21,7 @@ from msgspec import Meta
 from watchly_core import Catalogue, Movie, events
 from watchly_core.errors import ChangesGone, Unavailable, WatchlyError
 from watchly_core.events import KINDS, ChangeQuery, Changes, Event
+from watchly_core.movies import Moment
 from watchly_core.people import SYSTEM, Actor, Permission
 from watchly_core.ports import ChangeSignal
 from watchly_core.tasks import cancelled
@@ -60,10 +60,10 @@ class Change(msgspec.Struct, frozen=True):
     """
 
     seq: int
-    kind: Annotated[str, Meta(extra_json_schema={"enum": sorted(KINDS)})]
+    kind: Annotated[str, Meta(title="ChangeKind", extra_json_schema={"enum": sorted(KINDS)})]
     movie_id: int
     version: int
-    at: datetime
+    at: Moment
     actor: str
     movie: Movie
 

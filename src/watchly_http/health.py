@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
 import msgspec
 import structlog
 from litestar import MediaType, Response, get
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
+from msgspec import Meta
 from prometheus_client.metrics_core import Metric
 
 from watchly_adapters.cached import CachedQueries
@@ -49,7 +50,7 @@ _FRESH: Final = {"Cache-Control": "no-store"}
 _log = structlog.stdlib.get_logger("watchly.health")
 _encode = msgspec.json.Encoder().encode
 
-Condition: TypeAlias = Literal["up", "degraded", "down"]
+Condition: TypeAlias = Annotated[Literal["up", "degraded", "down"], Meta(title="Condition")]
 
 #: Asks a part for a sign of life; raises, whatever it is, if there is none.
 Check: TypeAlias = Callable[[], Coroutine[object, object, object]]

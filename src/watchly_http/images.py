@@ -77,7 +77,8 @@ class MovieImageController(Routes):
             needs=Permission.WRITE,
             tag="Images",
             parameters=(MOVIE_ID, IF_MATCH),
-            body={**dict.fromkeys(sorted(set(MEDIA_TYPES) - {"image/jpg"}), bytes), FORM: ImageForm},
+            # The form first: it says what its image is, where generated clients send the first of all types.
+            body={FORM: ImageForm, **dict.fromkeys(sorted(set(MEDIA_TYPES) - {"image/jpg"}), bytes)},
             replies={200: Reply("The movie with its image.", Movie, headers=("ETag", POSITION))},
             problems=(
                 "malformed_request",

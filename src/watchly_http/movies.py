@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 from litestar import delete, get, patch, post, put
 from litestar.params import FromPath
+from msgspec import UNSET, UnsetType
 
 from watchly_core import GenreCount, Movie, MovieDraft, Page
 from watchly_core.errors import Fault, InvalidMovie
@@ -56,7 +57,7 @@ _encode = msgspec.json.Encoder().encode
 class MovieForm(MovieDraft, frozen=True, kw_only=True):
     """The fields of a movie, of which empty ones are null, and its image."""
 
-    image: FilePart = ""
+    image: FilePart | UnsetType = UNSET
 
 
 _PREFER = Parameter(

@@ -6,7 +6,7 @@ said by an `Operation` beside the route.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from inspect import cleandoc
 from typing import Final, TypeAlias
@@ -17,8 +17,8 @@ from litestar.routes import BaseRoute, HTTPRoute
 from watchly_core.movies import MAX_ID
 from watchly_core.people import Permission
 from watchly_http.links import links_of
+from watchly_http.schemas import Json, Schemas
 
-Json: TypeAlias = dict[str, object]
 Type: TypeAlias = type[object] | None
 
 #: The header of writes, and of the reads that have to see them.
@@ -78,6 +78,15 @@ OPEN: Final[Mapping[str, object]] = {NEEDS: None}
 
 #: What requests bear, as the document calls it.
 _BEARER: Final = "bearer"
+_PROBLEM: Final = "application/problem+json"
+#: What the tags of operations are about.
+_TAGS: Final[Mapping[str, str]] = {
+    "Changes": "The log of what happened to movies: to read, to follow, and to go back by.",
+    "Images": "The images of movies, sent here or straight to where they are kept.",
+    "Movies": "The movies of the catalogue, one by one, in pages, and all together.",
+    "Operations": "What runs: its health, its figures, and what its problems mean.",
+    "People": "Who may do what: sessions, users and API keys.",
+}
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -155,10 +164,19 @@ IDEMPOTENCY_KEY: Final = Parameter(
 )
 
 
+class Examples(msgspec.Struct, frozen=True):
+    """What bodies look like: values of their types, texts by media types, problems by their codes."""
+
+    values: Sequence[msgspec.Struct]
+    texts: Mapping[str, str]
+    problems: Mapping[str, msgspec.Struct]
+
+
 def document(  # noqa: PLR0913, PLR0917 - each is a part of its own
     routes: Iterable[BaseRoute],
     problem: type[object],
     statuses: Mapping[str, int],
+    examples: Examples,
     version: str,
     everybody: frozenset[Permission],
     is_counted: Callable[[str], bool],
@@ -176,12 +194,19 @@ def document(  # noqa: PLR0913, PLR0917 - each is a part of its own
         if isinstance(operation := handler.opt.get(_KEY), Operation)
         for method in sorted(handler.http_methods)
     ]
-    schemas = _Schemas(problem, [kind for _, _, operation, _ in found for kind in _types(operation)])
-    here = frozenset(operation.id for _, _, operation, _ in found)
+    operations = [operation for _, _, operation, _ in found]
+    schemas = Schemas(
+        sent=[body for operation in operations for body in operation.body.items()],
+        got=[problem, *(reply.type for one in operations for reply in one.replies.values() if reply.type)],
+        others=[parameter.type for operation in operations for parameter in operation.parameters],
+        examples=examples.values,
+    )
+    bodies = _Bodies(schemas, schemas.of(problem), examples.texts)
+    here = frozenset(operation.id for operation in operations)
     paths: dict[str, dict[str, Json]] = {}
     for path, method, operation, description in sorted(found, key=lambda item: item[:2]):
         paths.setdefault(path, {})[method] = _operation(
-            operation, description, schemas, statuses, everybody, here, counted=is_counted(path)
+            operation, description, bodies, statuses, everybody, here, counted=is_counted(path)
         )
     return {
         "openapi": "3.1.0",
@@ -189,13 +214,22 @@ def document(  # noqa: PLR0913, PLR0917 - each is a part of its own
             "title": "Watchly",
             "version": version,
             "summary": "A movie catalogue.",
+            "description": "What goes wrong is told as a problem (RFC 9457), whose `code` says what it is.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": name} for name in sorted({operation.tag for _, _, operation, _ in found})],
+        "tags": [
+            {"name": name, "description": _TAGS[name]}
+            for name in sorted({operation.tag for operation in operations})
+        ],
         "paths": paths,
         "components": {
             "schemas": schemas.components,
+            "examples": {
+                code: {"summary": f"The problem `{code}`.", "value": msgspec.to_builtins(example)}
+                for code, example in sorted(examples.problems.items())
+                if code in bodies.told
+            },
             "securitySchemes": {
                 _BEARER: {
                     "type": "http",
@@ -207,34 +241,36 @@ def document(  # noqa: PLR0913, PLR0917 - each is a part of its own
     }
 
 
-class _Schemas:
-    def __init__(self, problem: type[object], kinds: Iterable[type[object]]) -> None:
-        unique = tuple(dict.fromkeys((problem, *kinds)))
-        refs, components = msgspec.json.schema_components(unique, ref_template="#/components/schemas/{name}")
-        self._refs = dict(zip(unique, refs, strict=True))
-        self.problem = self._refs[problem]
-        self.components: dict[str, Json] = {}
-        # In an order that does not change from process to process.
-        for name, schema in sorted(components.items()):
-            self.components[name] = schema
-            if isinstance(text := schema.get("description"), str):
-                schema["description"] = cleandoc(text)
+class _Bodies(msgspec.Struct, frozen=True):
+    """What bodies are, and look like; `told` are the codes of the problems among them."""
 
-    def __getitem__(self, kind: type[object]) -> Json:
-        # Raw bytes need no schema (OpenAPI 3.1, section 4.8.14.3).
-        return {} if kind is bytes else self._refs[kind]
+    schemas: Schemas
+    problem: Json
+    texts: Mapping[str, str]
+    told: set[str] = msgspec.field(default_factory=set)
 
+    def of(self, kind: type[object], media_types: Iterable[str]) -> Json:
+        """The content of a body that has a type, in each of some media types."""
+        content: Json = {}
+        for media_type in media_types:
+            described: Json = {"schema": self.schemas.content(kind, media_type)}
+            if kind is bytes and media_type in self.texts:
+                described["example"] = self.texts[media_type]
+            content[media_type] = described
+        return content
 
-def _types(operation: Operation) -> Iterator[type[object]]:
-    yield from (reply.type for reply in operation.replies.values() if reply.type)
-    yield from operation.body.values()
-    yield from (parameter.type for parameter in operation.parameters)
+    def problems(self, codes: Collection[str], kind: Type) -> Json:
+        """The content of a reply that is one of some problems, or one that has members of its own."""
+        schema = {"anyOf": [self.schemas.of(kind), self.problem]} if kind else self.problem
+        self.told.update(codes)
+        examples = {code: {"$ref": f"#/components/examples/{code}"} for code in sorted(codes)}
+        return {"schema": schema, "examples": examples}
 
 
 def _operation(  # noqa: PLR0913, PLR0917 - what all operations of a document have in common
     operation: Operation,
     description: str,
-    schemas: _Schemas,
+    bodies: _Bodies,
     statuses: Mapping[str, int],
     everybody: frozenset[Permission],
     here: Collection[str],
@@ -252,27 +288,32 @@ def _operation(  # noqa: PLR0913, PLR0917 - what all operations of a document ha
         *_refusals(operation.needs, everybody),
         *_ALWAYS,
     )
+    by_status: dict[int, list[str]] = {status: [] for status in operation.replies}
+    for code in dict.fromkeys(problems):
+        by_status.setdefault(statuses[code], []).append(code)
+    responses: dict[str, Json] = {}
+    for status, codes in sorted(by_status.items()):
+        good = status < HTTPStatus.BAD_REQUEST
+        also = (*always, "Idempotency-Replayed") if keyed and good else always
+        responses[str(status)] = _response(status, operation.replies.get(status), codes, bodies, also)
+        if links and status < HTTPStatus.MULTIPLE_CHOICES:
+            responses[str(status)]["links"] = links
     described: Json = {
         "operationId": operation.id,
         "summary": operation.summary,
         "description": description,
         "tags": [operation.tag],
         "security": _security(operation.needs, everybody),
-        "responses": {
-            **_problems(dict.fromkeys(problems), schemas.problem, statuses, always),
-            **{
-                str(status): _reply(
-                    reply, schemas, always, replayed=keyed and status < HTTPStatus.BAD_REQUEST
-                )
-                | ({"links": links} if links and status < HTTPStatus.MULTIPLE_CHOICES else {})
-                for status, reply in operation.replies.items()
-            },
-        },
+        "responses": responses,
     }
     if operation.parameters:
-        described["parameters"] = [_parameter(parameter, schemas) for parameter in operation.parameters]
+        described["parameters"] = [
+            _parameter(parameter, bodies.schemas) for parameter in operation.parameters
+        ]
     if operation.body:
-        content = {media: {"schema": schemas[kind]} for media, kind in operation.body.items()}
+        content: Json = {}
+        for media_type, kind in operation.body.items():
+            content |= bodies.of(kind, (media_type,))
         described["requestBody"] = {"required": operation.body_required, "content": content}
     return described
 
@@ -292,52 +333,36 @@ def _refusals(needs: Permission | None, everybody: frozenset[Permission]) -> tup
     return ("not_signed_in",) if needs in everybody else ("not_signed_in", "not_allowed")
 
 
-def _parameter(parameter: Parameter, schemas: _Schemas) -> Json:
+def _parameter(parameter: Parameter, schemas: Schemas) -> Json:
     described: Json = {
         "name": parameter.name,
         "in": parameter.place,
         "required": parameter.place == "path",
         "description": parameter.description,
-        "schema": schemas[parameter.type],
+        "schema": schemas.of(parameter.type),
     }
     if parameter.pattern is not None:
-        described["schema"] = {**schemas[parameter.type], "pattern": parameter.pattern}
+        described["schema"] = {**schemas.of(parameter.type), "pattern": parameter.pattern}
     if parameter.example is not None:
         described["example"] = parameter.example
     return described
 
 
-def _reply(reply: Reply, schemas: _Schemas, always: tuple[str, ...], *, replayed: bool) -> Json:
-    names = (*reply.headers, *(("Idempotency-Replayed",) if replayed else ()), *always)
-    described: Json = {
-        "description": reply.description,
-        "headers": {name: _header(name) for name in names},
-    }
-    if reply.type is not None:
-        described["content"] = {media: {"schema": schemas[reply.type]} for media in reply.media_types}
-    return described
-
-
-def _problems(
-    codes: Iterable[str], schema: Json, statuses: Mapping[str, int], always: tuple[str, ...]
+def _response(
+    status: int, reply: Reply | None, codes: Sequence[str], bodies: _Bodies, always: tuple[str, ...]
 ) -> Json:
-    by_status: dict[int, list[str]] = {}
-    for code in codes:
-        by_status.setdefault(statuses[code], []).append(code)
-    return {
-        str(status): {
-            "description": f"{HTTPStatus(status).phrase}: {', '.join(sorted(names))}.",
-            "headers": {
-                name: _header(name)
-                for name in (
-                    *always,
-                    *(_PROBLEM_HEADERS[code] for code in names if code in _PROBLEM_HEADERS),
-                )
-            },
-            "content": {"application/problem+json": {"schema": schema}},
-        }
-        for status, names in sorted(by_status.items())
+    """What a status means: a reply of its own, one of some problems, or either."""
+    names = (*(reply.headers if reply else ()), *always, *(_PROBLEM_HEADERS.get(code) for code in codes))
+    listed = f"{HTTPStatus(status).phrase}: {', '.join(sorted(codes))}."
+    described: Json = {
+        "description": reply.description if reply else listed,
+        "headers": {name: _header(name) for name in dict.fromkeys(names) if name is not None},
     }
+    if codes:
+        described["content"] = {_PROBLEM: bodies.problems(codes, reply.type if reply else None)}
+    elif reply is not None and reply.type is not None:
+        described["content"] = bodies.of(reply.type, reply.media_types)
+    return described
 
 
 def _header(name: str) -> Json:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from litestar import MediaType, Response, get, post
 from litestar.datastructures import Cookie
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from watchly_core.errors import InvalidSignIn, NotSignedIn
 from watchly_core.imports import decode_json
@@ -65,7 +65,7 @@ class TokenPair(msgspec.Struct, frozen=True, kw_only=True):
 class KeySet(msgspec.Struct):
     """JSON Web Keys (RFC 7517)."""
 
-    keys: Sequence[Mapping[str, str]]
+    keys: Sequence[Annotated[Mapping[str, str], Meta(title="PublicKey")]]
 
 
 def _reply_to_error(request: Request, error: Exception) -> Response[bytes]:

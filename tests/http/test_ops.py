@@ -95,12 +95,14 @@ async def test_the_document_is_openapi_3_1(document: dict[str, object]) -> None:
 
 async def test_every_reference_leads_somewhere(document: dict[str, object]) -> None:
     text = msgspec.json.encode(document).decode()
-    schemas = msgspec.convert(document["components"], dict[str, dict[str, object]])["schemas"]
+    components = msgspec.convert(document["components"], dict[str, dict[str, object]])
 
     references = set(re.findall(r'"\$ref":"([^"]+)"', text))
 
     assert references
-    assert references <= {f"#/components/schemas/{name}" for name in schemas}
+    assert references <= {
+        f"#/components/{kind}/{name}" for kind in ("schemas", "examples") for name in components[kind]
+    }
 
 
 async def test_every_route_has_an_operation(fake_client: Client, operations: Operations) -> None:
