@@ -79,10 +79,17 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Strict types, and that every query is made of literals."""
+    """Strict types, that every query is made of literals, and that whoever embeds Watchly knows all types.
+
+    What litestar, dependency-injector and other libraries leave unknown about themselves is theirs to say.
+    """
     install(session, *DEV, ".[all,testing]")
+    python = ("--pythonpath", str(Path(session.bin, "python")))
     session.run("mypy")
-    session.run("basedpyright", "--pythonpath", str(Path(session.bin, "python")))
+    session.run("basedpyright", *python)
+    session.run("basedpyright", *python, "--verifytypes", "watchly_core")
+    for package in ("watchly_adapters", "watchly_http"):
+        session.run("basedpyright", *python, "--ignoreexternal", "--verifytypes", package)
 
 
 @nox.session(python=INTERPRETERS)

@@ -10,6 +10,8 @@ from types import TracebackType
 
 from watchly_core.errors import Unavailable, WatchlyError
 
+__all__ = ["Breaker"]
+
 
 class Breaker:
     """Stops asking a dependency that fails, until a pause is over; then one call tries it out.

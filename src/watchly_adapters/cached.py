@@ -28,6 +28,8 @@ from watchly_core.ports import Cache, ChangeSignal, Interruptible, MovieQueries,
 from watchly_core.queries import GenreCount, MovieQuery, Page
 from watchly_core.tasks import cancelled
 
+__all__ = ["CacheWatch", "CachedQueries", "Unwatched"]
+
 T = TypeVar("T", Movie, Page, Genres, Count)
 
 #: Bytes that one process keeps.
@@ -137,7 +139,7 @@ class CachedQueries:
         watch: CacheWatch | None = None,
         ticks: Ticks = time.monotonic,
     ) -> None:
-        self.log = Follower(primary, signal, identify, ticks=ticks)
+        self.log: Follower = Follower(primary, signal, identify, ticks=ticks)
         self.log.on_restart = self._forget
         self._primary, self._rest, self._shared = primary, rest or primary, shared
         self._watch: CacheWatch = watch or Unwatched()

@@ -24,7 +24,7 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         #: Whether the moment has come.
-        self.passed = False
+        self.passed: bool = False
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._timer = threading.Timer(seconds, self.cut)
@@ -76,7 +76,7 @@ class Deadlines:
     """
 
     def __init__(self) -> None:
-        self.closed = False
+        self.closed: bool = False
         self._lock = threading.Lock()
         self._under_way: set[Deadline] = set()
 

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from watchly_adapters.security import PublishedKeys
     from watchly_adapters.tracing import Tracing
 
+__all__ = ["Container"]
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -357,20 +359,28 @@ def _telling(publisher: Publisher, watch: Watch | None, target: str) -> Publishe
 
 
 class Container(containers.DeclarativeContainer):
-    """Every part of a running Watchly, made once, when it is first asked for."""
+    """Every part of a running Watchly, made once, when it is first asked for.
 
-    settings = providers.Dependency(instance_of=Settings)
+    ``Container(settings=settings)`` takes the settings; a part is asked for by calling its name, such as
+    ``container.catalogue()``, and another one put in its place, before anybody has asked, by
+    ``container.database.override(…)``. Making one raises `Misconfigured` where the settings do not do; it
+    connects to nothing.
+    """
+
+    settings: providers.Dependency[Settings] = providers.Dependency(instance_of=Settings)
     #: The present time, and how much of it has passed, as all use cases have it; and the keys of images.
     clock: providers.Object[Clock] = providers.Object(utc_now)
     ticks: providers.Object[Ticks] = providers.Object(monotonic)
     image_keys: providers.Object[Callable[[], str]] = providers.Object(new_key)
-    metrics = providers.Singleton(make_metrics)
+    metrics: providers.Singleton[Metrics] = providers.Singleton(make_metrics)
     # Resources tell whether they were made: nobody should make one at the end, only to close it.
-    tracing = providers.Resource(make_tracing, settings)
-    watch = providers.Singleton(make_watch, settings, metrics, tracing)
-    database = providers.Singleton(make_database, settings, watch, metrics.provider)
-    images = providers.Resource(make_watched_images, settings, watch)
-    inspector = providers.Resource(make_inspector)
+    tracing: providers.Resource[Tracing | None] = providers.Resource(make_tracing, settings)
+    watch: providers.Singleton[Watch] = providers.Singleton(make_watch, settings, metrics, tracing)
+    database: providers.Singleton[Database] = providers.Singleton(
+        make_database, settings, watch, metrics.provider
+    )
+    images: providers.Resource[ImageStore] = providers.Resource(make_watched_images, settings, watch)
+    inspector: providers.Resource[ImageInspector] = providers.Resource(make_inspector)
     catalogue: providers.Singleton[Catalogue] = providers.Singleton(
         use_cases,
         watch,
@@ -382,13 +392,15 @@ class Container(containers.DeclarativeContainer):
         clock=clock,
         image_grace=settings.provided.image_grace,
     )
-    cache = providers.Singleton(make_cache, settings)
-    cached = providers.Singleton(make_cached, settings, database, cache, metrics.provider)
-    limiter = providers.Singleton(make_limiter, settings)
-    spare_limiter = providers.Singleton(make_spare_limiter, settings)
+    cache: providers.Singleton[Cache | None] = providers.Singleton(make_cache, settings)
+    cached: providers.Singleton[CachedQueries | None] = providers.Singleton(
+        make_cached, settings, database, cache, metrics.provider
+    )
+    limiter: providers.Singleton[RateLimiter | None] = providers.Singleton(make_limiter, settings)
+    spare_limiter: providers.Singleton[RateLimiter | None] = providers.Singleton(make_spare_limiter, settings)
     #: Over a replica or a cache, which may be a little late: for readers who do not write.
-    reading = providers.Singleton(make_reading, catalogue, database, cached)
-    gallery = providers.Singleton(
+    reading: providers.Singleton[Catalogue] = providers.Singleton(make_reading, catalogue, database, cached)
+    gallery: providers.Singleton[Gallery] = providers.Singleton(
         make_gallery,
         watch,
         database.provided.queries,
@@ -400,10 +412,12 @@ class Container(containers.DeclarativeContainer):
         max_bytes=settings.provided.max_image_bytes,
         grace=settings.provided.image_grace,
     )
-    hasher = providers.Singleton(make_hasher)
-    tokens = providers.Singleton(make_tokens, settings)
-    throttle = providers.Singleton(Throttle, database.provided.transactions, clock=clock)
-    signing_keys = providers.Singleton(
+    hasher: providers.Singleton[PasswordHasher] = providers.Singleton(make_hasher)
+    tokens: providers.Singleton[Tokens] = providers.Singleton(make_tokens, settings)
+    throttle: providers.Singleton[Throttle] = providers.Singleton(
+        Throttle, database.provided.transactions, clock=clock
+    )
+    signing_keys: providers.Singleton[SigningKeys] = providers.Singleton(
         SigningKeys,
         database.provided.people,
         database.provided.transactions,
@@ -443,19 +457,25 @@ class Container(containers.DeclarativeContainer):
         database.provided.transactions,
         clock=clock,
     )
-    published_keys = providers.Singleton(make_published_keys, settings)
-    access = providers.Singleton(
+    published_keys: providers.Singleton[PublishedKeys | None] = providers.Singleton(
+        make_published_keys, settings
+    )
+    access: providers.Singleton[Access] = providers.Singleton(
         make_access, settings, database, published_keys, signing_keys.provider, api_keys, clock, ticks
     )
-    webhooks = providers.Singleton(Webhooks, catalogue, database.provided.transactions)
-    relay = providers.Singleton(
+    webhooks: providers.Singleton[Webhooks] = providers.Singleton(
+        Webhooks, catalogue, database.provided.transactions
+    )
+    relay: providers.Singleton[Relay] = providers.Singleton(
         Relay,
         catalogue,
         database.provided.transactions,
         source=settings.provided.public_url,
         clock=clock,
     )
-    dispatch = providers.Singleton(make_dispatch, settings, database, relay, watch)
+    dispatch: providers.Singleton[Dispatch] = providers.Singleton(
+        make_dispatch, settings, database, relay, watch
+    )
 
 
 def unwatched(settings: Settings) -> Container:

@@ -24,7 +24,7 @@ class Telling:
     def __init__(self) -> None:
         self._tell: list[Callable[[], None]] = []
         #: Whether that is already seen to, which is looked at before `soon` is called: it happens that often.
-        self.is_due = False
+        self.is_due: bool = False
 
     def add(self, tell: Callable[[], None]) -> None:
         """Have this called whenever it is time to tell."""

@@ -7,6 +7,8 @@ from typing import Final, Literal, Protocol, TypeAlias, TypeGuard, get_args, run
 
 from watchly_core.ports import Backlogs, ChangeSignal, MovieQueries, PeopleQueries, Transactions
 
+__all__ = ["EVERYTHING", "Database", "Kept", "is_database"]
+
 #: What a database may keep beside movies and their events.
 Kept: TypeAlias = Literal["images", "people", "receipts", "relays"]
 #: All of that.

@@ -50,6 +50,8 @@ from watchly_adapters.homes import (
 )
 from watchly_core.errors import Misconfigured, Unavailable
 
+__all__ = ["EmbeddedPostgres"]
+
 _SOCKET = ".s.PGSQL.5432"
 _SOCKET_PATH_BYTES = 107
 _START_SECONDS = 300  # crash recovery included

@@ -21,6 +21,8 @@ from watchly_core.ports import ChangeSignal, MovieQueries, Ticks
 from watchly_core.signals import Signal
 from watchly_core.tasks import cancelled
 
+__all__ = ["Follower"]
+
 #: Seconds for which it is believed that there is nothing new, once the end of the log was read.
 TRUSTED: Final = 2.0
 #: Seconds after which the end of the log is looked for without a notification: some get lost, and silence has
@@ -65,10 +67,10 @@ class Follower:
         ticks: Ticks = time.monotonic,
         most: int = _MOST,
     ) -> None:
-        self.seq = 0
-        self.confirmed = -math.inf
-        self.catalogue = ""
-        self.told = Signal()
+        self.seq: int = 0
+        self.confirmed: float = -math.inf
+        self.catalogue: str = ""
+        self.told: Signal = Signal()
         self.on_restart: Callable[[], None] = lambda: None
         self._queries, self._signal, self._identify = queries, signal, identify
         self._ticks, self._most = ticks, most

@@ -24,6 +24,8 @@ from watchly_core.errors import ImageUnreadable, Misconfigured
 from watchly_core.images import SNIFF_BYTES, Measured, Rendition, sniff
 from watchly_core.threads import Threads
 
+__all__ = ["HeaderInspector"]
+
 #: How many segments, chunks, boxes and entries of one file are looked at; real images have a few dozen.
 _MOST_PARTS: Final = 20_000
 

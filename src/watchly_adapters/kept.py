@@ -75,7 +75,9 @@ class Kind(Generic[T]):
     """
 
     def __init__(self, letter: str, answer: type[T], weigh: Callable[[T], int]) -> None:
-        self.letter, self.answer, self.weigh = letter, answer, weigh
+        self.letter: str = letter
+        self.answer: type[T] = answer
+        self.weigh: Callable[[T], int] = weigh
         self._decode = msgspec.msgpack.Decoder(answer).decode
 
     def key(self, catalogue: str, name: Key) -> str:

@@ -68,11 +68,11 @@ class Metrics:
     def __init__(self) -> None:
         registry = CollectorRegistry()
         self._telling = Telling()
-        self.cache = CacheMetrics(registry, self._telling)
-        self.requests = RequestMetrics(registry, self._telling)
-        self.limits = LimitMetrics(registry, self._telling)
-        self.steps = StepMetrics(registry, self._telling)
-        self.pools = PoolMetrics(registry, self._telling)
+        self.cache: CacheMetrics = CacheMetrics(registry, self._telling)
+        self.requests: RequestMetrics = RequestMetrics(registry, self._telling)
+        self.limits: LimitMetrics = LimitMetrics(registry, self._telling)
+        self.steps: StepMetrics = StepMetrics(registry, self._telling)
+        self.pools: PoolMetrics = PoolMetrics(registry, self._telling)
         alone = is_alone()
         self._shown = registry if alone else CollectorRegistry()
         if not alone:

@@ -18,6 +18,8 @@ from watchly_core.errors import PublishRejected, Unavailable
 from watchly_core.messages import MEDIA_TYPE, Message
 from watchly_core.traces import current_trace
 
+__all__ = ["NatsPublisher"]
+
 #: The stream that is made if there is none for these subjects, which are ``watchly.KIND.MOVIE``.
 STREAM: Final = "WATCHLY"
 SUBJECTS: Final = "watchly.>"

@@ -40,6 +40,8 @@ from watchly_core.queries import GenreCount, MovieQuery, Page, Position
 from watchly_core.signals import Signal
 from watchly_core.signing_keys import SigningKey
 
+__all__ = ["ListedQueries", "PartialDatabase", "PartialTransaction", "SerialTransactions", "Turn"]
+
 #: Movies that an export gives at once.
 _EXPORT_BATCH: Final = 500
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from watchly_adapters.settings import Settings
 
+__all__ = ["IMAGE_STORES", "MOVIE_STORES", "PUBLISHERS", "Kind", "make", "schemes"]
+
 T = TypeVar("T")
 
 #: What a package can bring: each is a group of entry points.

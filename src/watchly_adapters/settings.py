@@ -18,6 +18,8 @@ from watchly_core.gallery import MAX_IMAGE_BYTES
 from watchly_core.people import Permission
 from watchly_core.rates import Rate
 
+__all__ = ["RateLimitFallback", "Service", "Settings", "load_settings", "read_settings"]
+
 T = TypeVar("T")
 
 MEMORY: Final = parse.MEMORY

@@ -48,6 +48,8 @@ class Tallies:
         Misconfigured: it cannot be made.
     """
 
+    path: Path
+
     def __init__(self) -> None:
         given = os.environ.get(VARIABLE)
         try:

@@ -8,6 +8,8 @@ from functools import wraps
 from inspect import getmembers, iscoroutinefunction
 from typing import Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar
 
+__all__ = ["Kind", "Watch", "watched"]
+
 #: What a step can be: a use case, a statement of SQL, a call of the image store, a message to a target.
 Kind: TypeAlias = Literal["use_case", "statement", "image_store", "publish"]
 

@@ -26,6 +26,8 @@ from watchly_core.threads import Threads
 from watchly_core.traces import current_trace
 from watchly_core.webhooks import sign
 
+__all__ = ["WebhookPublisher"]
+
 #: Seconds for a request in all, from looking up the name to the answer.
 TIMEOUT: Final = 15.0
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from watchly_core.ports import Clock, PeopleQueries, Ticks, TokenReader
     from watchly_core.tokens import Claims
 
+__all__ = ["Access"]
+
 #: Characters of what a request bears, at most; tokens of this service have less than half of them.
 MOST_BEARER: Final = 2_000
 #: Seconds for which somebody is taken for who they were, before that is looked up again.
@@ -66,7 +68,7 @@ class Access:
         clock: Clock = utc_now,
         ticks: Ticks = monotonic,
     ) -> None:
-        self.stranger = stranger(everybody)
+        self.stranger: Actor = stranger(everybody)
         self._people, self._tokens, self._api_keys = people, tokens, api_keys
         self._clock, self._ticks = clock, ticks
         self._known: OrderedDict[bytes, _Known] = OrderedDict()

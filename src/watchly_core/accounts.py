@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from watchly_core.ports import Clock, PasswordHasher, PeopleQueries, Transaction, Transactions
     from watchly_core.throttle import Throttle
 
+__all__ = ["DEFAULT_LIMIT", "Accounts"]
+
 #: Users of one page.
 DEFAULT_LIMIT: Final = 50
 
@@ -34,6 +36,7 @@ class Accounts:
 
     A write takes the `version` that it was based on, or None for any; a user at another version raises
     `VersionConflict` and nothing changes. There is always an administrator once there was one.
+    Whoever may not do something gets `NotSignedIn` or `NotAllowed`, and nothing is looked at.
 
     Args:
         people: the read side of the store.
@@ -101,7 +104,7 @@ class Accounts:
     async def find(
         self, *, after: int = 0, limit: int = DEFAULT_LIMIT, actor: Actor = SYSTEM
     ) -> Sequence[User]:
-        """At most `limit` users with ids beyond `after`, in the order of these."""
+        """At most `limit` users, from 1 on, with ids beyond `after`, in ascending order of these."""
         actor.require(Permission.MANAGE_PEOPLE)
         return await self._people.users(after, limit)
 

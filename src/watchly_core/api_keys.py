@@ -22,6 +22,9 @@ from watchly_core.people import SYSTEM, Actor, Permission, Role, User
 if TYPE_CHECKING:
     from watchly_core.ports import Clock, PeopleQueries, Transactions
 
+__all__ = ["KEPT_FOR", "MAX_KEYS", "MAX_NAME", "ApiKey", "ApiKeyDraft", "ApiKeys", "IssuedKey"]
+
+#: Code points of a name at most.
 MAX_NAME: Final = 100
 #: Keys of one owner, those that were revoked a short while ago as well.
 MAX_KEYS: Final = 200
@@ -62,7 +65,10 @@ class ApiKey(msgspec.Struct, frozen=True):
 
 
 class ApiKeyDraft(msgspec.Struct, frozen=True, kw_only=True):
-    """A key to make; without `expires_at` it is good until it is revoked."""
+    """A key to make; without `expires_at`, an aware time, it is good until it is revoked.
+
+    `name` has 1 to 100 code points.
+    """
 
     name: _Name
     role: Role
@@ -70,7 +76,7 @@ class ApiKeyDraft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IssuedKey(msgspec.Struct, frozen=True):
-    """A new key, and what it is used by, which nobody can show again."""
+    """A new key, and the text that is borne as a token (RFC 6750), which nobody can show again."""
 
     key: ApiKey
     secret: str
@@ -93,6 +99,8 @@ def is_api_key(text: str) -> bool:
 
 class ApiKeys:
     """The use cases on API keys.
+
+    Whoever may not do something gets `NotSignedIn` or `NotAllowed`, and nothing is looked at.
 
     Args:
         people: the read side of the store.

@@ -6,6 +6,8 @@ from typing import Final
 
 import msgspec
 
+__all__ = ["MOST_COUNTED", "Backlog", "RelayBacklog"]
+
 #: What is counted is counted up to here: by then nobody needs to know how many there are.
 MOST_COUNTED: Final = 10_000
 

@@ -36,6 +36,8 @@ from watchly_core.tasks import ahead
 from watchly_core.traces import current_trace
 from watchly_core.writes import Writes, added
 
+__all__ = ["IMAGE_GRACE", "Catalogue", "Reverted"]
+
 #: How long a discarded image can come back.
 IMAGE_GRACE = timedelta(days=30)
 

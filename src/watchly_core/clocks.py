@@ -6,6 +6,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TypeAlias
 
+__all__ = ["Clock", "Ticks", "utc_now"]
+
 #: The present time.
 Clock: TypeAlias = Callable[[], datetime]
 #: Seconds since some moment; nobody sets them back, as clocks are.

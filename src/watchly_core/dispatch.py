@@ -13,6 +13,8 @@ from watchly_core.ports import ChangeSignal, Publisher, Transactions
 from watchly_core.relays import Relay, Round
 from watchly_core.tasks import cancelled
 
+__all__ = ["Dispatch", "Tell"]
+
 #: Is told of a round of the target of that name.
 Tell: TypeAlias = Callable[[str, Round], None]
 

@@ -60,6 +60,53 @@ if TYPE_CHECKING:
     from watchly_core.imports import ImportReport
     from watchly_core.receipts import KeptReply
 
+__all__ = [
+    "ApiKeyNotFound",
+    "ChangesGone",
+    "Contended",
+    "EmailTaken",
+    "Fault",
+    "IllegalTransition",
+    "ImageNotFound",
+    "ImageRejected",
+    "ImageTooLarge",
+    "ImageTypeUnsupported",
+    "ImageUnreadable",
+    "ImportRejected",
+    "Invalid",
+    "InvalidApiKey",
+    "InvalidMovie",
+    "InvalidPosition",
+    "InvalidQuery",
+    "InvalidSignIn",
+    "InvalidTarget",
+    "InvalidTicket",
+    "InvalidUser",
+    "KeyReused",
+    "LastAdmin",
+    "MalformedJSON",
+    "Misconfigured",
+    "MovieNotFound",
+    "NotAllowed",
+    "NotFound",
+    "NotSignedIn",
+    "Overloaded",
+    "PublishRejected",
+    "RelaySuperseded",
+    "Replayed",
+    "RequestInProgress",
+    "SignatureRejected",
+    "TargetNotFound",
+    "TooManyAttempts",
+    "Unavailable",
+    "Undone",
+    "UploadConflict",
+    "UserNotFound",
+    "VersionConflict",
+    "WatchlyError",
+    "alike",
+]
+
 
 class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
     """One rule that an input breaks.
@@ -268,7 +315,9 @@ class VersionConflict(WatchlyError):
     """
 
     def __init__(self, which: int, expected: int, current: int, subject: str = "movie") -> None:
-        self.id, self.expected, self.current = which, expected, current
+        self.id: int = which
+        self.expected: int = expected
+        self.current: int = current
         wanted = f"not {expected}" if expected else "which the write does not allow"
         super().__init__(f"{subject} {which} is at version {current}, {wanted}")
 
@@ -362,7 +411,8 @@ class Unavailable(WatchlyError):
     """
 
     def __init__(self, dependency: str, detail: str, *, retry_after: int = 1) -> None:
-        self.dependency, self.retry_after = dependency, retry_after
+        self.dependency: str = dependency
+        self.retry_after: int = retry_after
         super().__init__(f"{dependency}: {detail}")
 
 

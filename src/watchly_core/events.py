@@ -14,6 +14,22 @@ import msgspec
 from watchly_core.errors import Fault, InvalidQuery
 from watchly_core.movies import MAX_ID, Movie
 
+__all__ = [
+    "KINDS",
+    "MAX_CHANGES",
+    "MAX_SEQ",
+    "Change",
+    "ChangeQuery",
+    "Changes",
+    "Event",
+    "ImageAttached",
+    "ImageDetached",
+    "MovieAdded",
+    "MovieRemoved",
+    "MovieRevised",
+    "kind",
+]
+
 
 class _Event(msgspec.Struct, frozen=True, tag_field="kind", omit_defaults=True):
     """The members of every event.
@@ -50,6 +66,7 @@ class ImageDetached(_Event, frozen=True, tag="image_detached"):
     """The movie shows no image any more."""
 
 
+#: What the log is made of; `kind` names which of them one is.
 Event: TypeAlias = MovieAdded | MovieRevised | MovieRemoved | ImageAttached | ImageDetached
 
 
@@ -61,8 +78,9 @@ def kind(event: Event) -> str:
 #: The names of all kinds.
 KINDS: Final = frozenset(str(each.__struct_config__.tag) for each in get_args(Event))
 
-#: The most changes that are asked for at once, and the largest number that one can have.
+#: The most changes that are asked for at once.
 MAX_CHANGES: Final = 1_000
+#: The largest number that a change can have: PostgreSQL's bigint has 8 bytes.
 MAX_SEQ: Final = 2**63 - 1
 
 

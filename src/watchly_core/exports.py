@@ -11,6 +11,8 @@ import msgspec
 
 from watchly_core.movies import CLIENT_FIELDS, MovieDraft
 
+__all__ = ["Batches", "write_csv", "write_ndjson"]
+
 #: What writers take: the fields that clients write, in batches, as `Catalogue.export` gives them.
 Batches: TypeAlias = AsyncGenerator[Sequence[MovieDraft], None]
 

@@ -44,11 +44,17 @@ from watchly_core.traces import current_trace
 from watchly_core.uploads import DirectUploads
 from watchly_core.writes import added
 
+__all__ = ["MAX_IMAGE_BYTES", "Gallery"]
+
+#: Bytes of an image at most, where nothing else is said.
 MAX_IMAGE_BYTES: Final = 500 * 1000 * 1000
 
 
 class Gallery:
     """The use cases on images.
+
+    Whoever may not do something gets `NotSignedIn` or `NotAllowed`, and nothing is looked at. Where the
+    image store does not answer, that is `Unavailable`.
 
     Args:
         queries: the read side of the movies' store.
@@ -57,11 +63,11 @@ class Gallery:
         inspector: looks into uploaded files.
         clock: the present time.
         keys: makes a fresh key for each image.
-        max_bytes: the largest image that is accepted; the store's own limit counts as well.
+        max_bytes: the largest image that is accepted, in bytes; the store's own limit counts as well.
         grace: how long a discarded image can come back before the sweeper takes it.
 
     Attributes:
-        max_bytes: the largest image that is accepted.
+        max_bytes: the largest image that is accepted, in bytes.
         uploads: the use cases on images that clients send straight to the store.
     """
 
@@ -88,8 +94,8 @@ class Gallery:
         self._grace = grace
         self._journey = Journey(transactions, store, inspector, clock, grace)
         self._sweeper = Sweeper(transactions, store, clock)
-        self.max_bytes = max_bytes if store.max_bytes is None else min(max_bytes, store.max_bytes)
-        self.uploads = DirectUploads(
+        self.max_bytes: int = max_bytes if store.max_bytes is None else min(max_bytes, store.max_bytes)
+        self.uploads: DirectUploads = DirectUploads(
             queries, transactions, store, self._journey, clock=clock, keys=keys, max_bytes=self.max_bytes
         )
 

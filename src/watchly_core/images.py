@@ -13,6 +13,28 @@ import msgspec
 
 from watchly_core.errors import IllegalTransition, ImageTypeUnsupported, ImageUnreadable
 
+__all__ = [
+    "MAX_FRAMES",
+    "MAX_PIXELS",
+    "MEDIA_TYPES",
+    "RENDERED",
+    "SNIFF_BYTES",
+    "VARIANTS",
+    "Image",
+    "ImageRecord",
+    "ImageState",
+    "Measured",
+    "Rendition",
+    "StoredImage",
+    "Ticket",
+    "Variant",
+    "claimed_format",
+    "is_key",
+    "new_key",
+    "require_key",
+    "sniff",
+]
+
 #: Formats that the catalogue keeps, by the media types that clients may call them.
 MEDIA_TYPES: Final[Mapping[str, str]] = {
     "image/jpeg": "jpeg",
@@ -23,6 +45,7 @@ MEDIA_TYPES: Final[Mapping[str, str]] = {
     "image/avif": "avif",
 }
 
+#: Width times height of an image at most.
 MAX_PIXELS: Final = 100_000_000
 
 #: Pictures that an animated image may be made of.
@@ -107,7 +130,10 @@ class Ticket(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """What an inspector found in the header of an image: its format and its size in pixels."""
+    """What an inspector found in the header of an image: its format and its size in pixels.
+
+    `format` is one of those of `MEDIA_TYPES`; the size is that of the image as it is shown.
+    """
 
     format: str
     width: int

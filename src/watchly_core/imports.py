@@ -15,6 +15,18 @@ import msgspec
 from watchly_core.errors import Fault, ImportRejected, InvalidMovie, MalformedJSON
 from watchly_core.movies import CLIENT_FIELDS, Members, MovieDraft, drafted
 
+__all__ = [
+    "MAX_LINE",
+    "Form",
+    "ImportReport",
+    "Rejection",
+    "Row",
+    "read_csv",
+    "read_lines",
+    "read_ndjson",
+    "read_rows",
+]
+
 #: More digits are no year; int() would take its time over thousands of them.
 _YEAR: Final = re.compile(r"\s*-?[0-9]{1,18}\s*", re.ASCII)
 
@@ -247,7 +259,7 @@ class Tally:
 
     def __init__(self, on_rejected: Callable[[Rejection], None] | None) -> None:
         self.added = 0
-        self.rejected_total = 0
+        self.rejected_total: int = 0
         self._listed: list[Rejection] = []
         self._on_rejected = on_rejected
 

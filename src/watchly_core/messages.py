@@ -11,6 +11,8 @@ import msgspec
 from watchly_core.events import Change, Event, kind
 from watchly_core.traces import is_traceparent
 
+__all__ = ["MEDIA_TYPE", "SOURCE", "Letter", "LetterCount", "Message", "Target", "message_of"]
+
 #: Where events come from if nobody says what this service is called (CloudEvents' `source`).
 SOURCE: Final = "/watchly"
 

@@ -19,6 +19,26 @@ from watchly_core.errors import Fault, InvalidMovie
 from watchly_core.images import Image
 from watchly_core.json_members import fault_of
 
+__all__ = [
+    "CLIENT_FIELDS",
+    "MAX_DESCRIPTION",
+    "MAX_FAULTS",
+    "MAX_GENRE",
+    "MAX_ID",
+    "MAX_TITLE",
+    "MAX_YEAR",
+    "MIN_YEAR",
+    "READ_ONLY",
+    "Members",
+    "Moment",
+    "Movie",
+    "MovieDraft",
+    "MoviePatch",
+    "client_fields",
+    "created",
+]
+
+#: Code points of these at most, and the years that a movie can be of; both ends are meant.
 MAX_TITLE: Final = 255
 MAX_DESCRIPTION: Final = 10_000
 MAX_GENRE: Final = 100
@@ -66,7 +86,12 @@ class Movie(msgspec.Struct, frozen=True):
 
 
 class MovieDraft(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of a movie that clients write, all of them."""
+    """The fields of a movie that clients write, all of them.
+
+    `title` has 1 to 255 code points, `description` at most 10,000, `genre` 1 to 100; the ends of texts are
+    trimmed, their lines end in LF, and of control characters only a description has any: LF and tab.
+    `release_year` is from 1870 to 2200.
+    """
 
     title: _Title
     description: _Description | None = None
@@ -75,7 +100,10 @@ class MovieDraft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MoviePatch(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of a movie to change (RFC 7396): one left out (UNSET) stays, null (None) clears it."""
+    """The fields of a movie to change (RFC 7396): one left out (UNSET) stays, null (None) clears it.
+
+    The rules are those of a whole movie.
+    """
 
     title: _Title | UnsetType = UNSET
     description: _Description | UnsetType | None = UNSET

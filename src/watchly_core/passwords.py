@@ -8,7 +8,10 @@ from typing import Final
 
 from watchly_core.errors import Fault, InvalidUser
 
-#: Characters of a password; more would make hashing cost what senders like.
+__all__ = ["MAX_PASSWORD", "MIN_PASSWORD"]
+
+#: Code points of a password at least (NIST SP 800-63B, 3.1.1.2) and at most: more would make hashing cost
+#: what senders like.
 MIN_PASSWORD: Final = 8
 MAX_PASSWORD: Final = 1_024
 

@@ -18,6 +18,20 @@ from msgspec import UNSET, Meta, UnsetType
 from watchly_core.errors import Fault, InvalidUser, NotAllowed, NotSignedIn
 from watchly_core.movies import Moment
 
+__all__ = [
+    "MAX_EMAIL",
+    "PERMISSIONS",
+    "SYSTEM",
+    "Account",
+    "Actor",
+    "Permission",
+    "Role",
+    "User",
+    "UserDraft",
+    "UserPatch",
+    "stranger",
+]
+
 #: The length of an address at most (RFC 5321, section 4.5.3.1.3, without the angle brackets).
 MAX_EMAIL: Final = 254
 # Characters that one of them is spelled with at most, and then some. Of more nobody asks what Unicode makes:
@@ -137,7 +151,10 @@ class Account(msgspec.Struct, frozen=True):
 
 
 class UserDraft(msgspec.Struct, frozen=True, kw_only=True):
-    """An account to make."""
+    """An account to make.
+
+    `email` has at most 254 characters, `password` from 8 to 1,024 code points.
+    """
 
     email: _Email
     password: _Password
@@ -149,7 +166,7 @@ class UserDraft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UserPatch(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of an account to change; one left out (UNSET) stays."""
+    """The fields of an account to change; one left out (UNSET) stays. The rules are those of a new one."""
 
     email: _Email | UnsetType = UNSET
     password: _Password | UnsetType = UNSET

@@ -15,6 +15,24 @@ from watchly_core.movies import MAX_ID, Movie
 from watchly_core.seals import checksum, seal, unseal
 from watchly_core.text import Search
 
+__all__ = [
+    "DEFAULT_LIMIT",
+    "MAX_WORDS",
+    "SORT_FIELDS",
+    "Column",
+    "Cursor",
+    "GenreCount",
+    "MovieQuery",
+    "Order",
+    "Page",
+    "Position",
+    "Sort",
+    "SortField",
+    "moment",
+    "read_sort",
+]
+
+#: Movies on a page, where nothing else is said.
 DEFAULT_LIMIT: Final = 50
 #: Words of one search; each of them has to match.
 MAX_WORDS: Final = 32
@@ -26,6 +44,7 @@ _YEARS: Final = 2**63
 
 #: What a list can be sorted by.
 SortField: TypeAlias = Literal["id", "title", "release_year", "created_at", "updated_at"]
+#: What lists can be sorted by.
 SORT_FIELDS: Final[tuple[SortField, ...]] = ("id", "title", "release_year", "created_at", "updated_at")
 
 #: What a list is ordered by in the end: `tier` is the search's, `title_key` what `text` makes of a title.
@@ -343,7 +362,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class GenreCount(msgspec.Struct, frozen=True):
-    """How many movies have a genre."""
+    """How many movies have a genre, spelled to the letter so."""
 
     genre: str
     movies: int

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import NamedTuple
 
+__all__ = ["Allowance", "Rate"]
+
 
 class Rate(NamedTuple):
     """So many times in so long a window, both more than 0."""
@@ -19,7 +21,10 @@ class Rate(NamedTuple):
 
 
 class Allowance(NamedTuple):
-    """Whether something may be done, how often it may be after that, and seconds until the window ends."""
+    """Whether something may be done, how often it may be after that, and seconds until the window ends.
+
+    `left` is 0 or more; `ends_in` is at most the window.
+    """
 
     granted: bool
     left: int

@@ -18,6 +18,8 @@ from watchly_core.errors import KeyReused, Replayed, RequestInProgress
 if TYPE_CHECKING:
     from watchly_core.ports import Clock, Transaction, Transactions
 
+__all__ = ["NO_RECEIPT", "RECEIPT_FOR", "Claim", "KeptReply", "KeyedReceipt", "Receipt"]
+
 T_contra = TypeVar("T_contra", contravariant=True)
 
 #: How long a receipt is good for.
@@ -25,7 +27,10 @@ RECEIPT_FOR: Final = timedelta(hours=24)
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What a sender calls a write: a key of `actor`, and a digest of all that was asked for by it."""
+    """What a sender calls a write: a key of `actor`, and a digest of all that was asked for by it.
+
+    `actor` is the name of an `Actor`. Equal digests are the same request, whatever their length in bytes.
+    """
 
     actor: str
     key: str
@@ -33,7 +38,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class KeptReply(msgspec.Struct, frozen=True):
-    """The reply to a write, as it was sent."""
+    """The reply to a write, as it was sent: a status of HTTP, names and values of headers, and the body."""
 
     status: int
     headers: tuple[tuple[str, str], ...]

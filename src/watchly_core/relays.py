@@ -39,6 +39,8 @@ from watchly_core.messages import SOURCE, Letter, Target, message_of
 from watchly_core.ports import Clock, Publisher, Transactions
 from watchly_core.traces import traced_by
 
+__all__ = ["Relay", "Round"]
+
 #: Tries after which a letter is dead; they take about three hours.
 MAX_ATTEMPTS: Final = 15
 #: The wait after a first failure; it doubles with each one, up to these.

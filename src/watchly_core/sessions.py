@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from watchly_core.signing_keys import SigningKeys
     from watchly_core.throttle import Throttle
 
+__all__ = ["MAX_SESSIONS", "REFRESH_FOR", "Session", "Sessions", "SignedIn"]
+
 #: How long a refresh token is good for.
 REFRESH_FOR: Final = timedelta(days=30)
 
@@ -70,7 +72,10 @@ class Session(msgspec.Struct, frozen=True):
 
 
 class SignedIn(msgspec.Struct, frozen=True):
-    """What whoever has signed in gets; `expires_in` is that of the access token."""
+    """What whoever has signed in gets; `expires_in` is how long the access token is good.
+
+    The refresh token is good for one use, within `REFRESH_FOR`.
+    """
 
     access_token: str
     refresh_token: str

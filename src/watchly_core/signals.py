@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+__all__ = ["Signal"]
+
 
 class Signal:
     """Satisfies `ports.ChangeSignal`, within one event loop.
@@ -13,7 +15,7 @@ class Signal:
     """
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: int = 0
         self._told = asyncio.Event()
 
     def tell(self) -> None:

@@ -23,6 +23,8 @@ from watchly_core.tokens import MOST_ACCESS, Claims
 if TYPE_CHECKING:
     from watchly_core.ports import Clock, PeopleQueries, Ticks, Tokens, Transactions
 
+__all__ = ["PUBLISHED_FOR", "SigningKey", "SigningKeys"]
+
 #: How long others may keep the published keys.
 PUBLISHED_FOR: Final = timedelta(minutes=5)
 #: How long a new key is published before it signs: keys that were fetched just before are forgotten by then.

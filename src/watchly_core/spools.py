@@ -11,6 +11,8 @@ from typing import IO, Final, NamedTuple, TypeVar
 from watchly_core.errors import Unavailable, WatchlyError
 from watchly_core.threads import Threads
 
+__all__ = ["Pace", "Spool", "spooled"]
+
 T = TypeVar("T")
 
 #: Bytes that are kept in memory before they go to a file.

@@ -16,6 +16,8 @@ from watchly_core.errors import ImageNotFound, Unavailable, WatchlyError
 from watchly_core.images import ImageRecord, ImageState
 from watchly_core.ports import Clock, ImageStore, Transactions, own
 
+__all__ = ["SweepReport"]
+
 #: The sweeper's first wait after a failure; it doubles with each one.
 _RETRY_AFTER: Final = timedelta(minutes=1)
 _LONGEST_RETRY: Final = timedelta(days=1)

@@ -16,8 +16,29 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-#: Code points of a text that are searched, of a key to sort by, and of a word.
+__all__ = [
+    "LEAST_CLOSENESS",
+    "MAX_KEY",
+    "MAX_SIMILAR",
+    "MAX_WORD",
+    "Pattern",
+    "Search",
+    "Term",
+    "Tier",
+    "entries",
+    "exchanges",
+    "fold",
+    "matches",
+    "similar",
+    "title_key",
+    "trigrams",
+    "vocabulary",
+    "words",
+]
+
+#: Code points of a text that are searched.
 _SEARCHED: Final = 20_000
+#: Code points of a key to sort by, and of a word.
 MAX_KEY: Final = 255
 MAX_WORD: Final = 64
 

@@ -11,6 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
+__all__ = ["Threads"]
+
 T = TypeVar("T")
 
 

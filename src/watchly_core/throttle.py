@@ -25,6 +25,8 @@ from watchly_core.ports import own
 if TYPE_CHECKING:
     from watchly_core.ports import Clock, Transactions
 
+__all__ = ["Throttle"]
+
 #: How long attempts count.
 WINDOW: Final = timedelta(minutes=15)
 #: Attempts in that time: on one account from one address, from one address, on one account.

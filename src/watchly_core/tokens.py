@@ -9,6 +9,8 @@ import msgspec
 
 from watchly_core.people import Role
 
+__all__ = ["ACCESS_FOR", "MOST_ACCESS", "Claims"]
+
 #: How long the access token of a session is good for.
 ACCESS_FOR: Final = timedelta(minutes=15)
 #: How long any token may be.
@@ -16,7 +18,7 @@ MOST_ACCESS: Final = timedelta(hours=24)
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """What an access token says.
+    """What an access token says (RFC 9068).
 
     `subject` is the id of a user in decimal, or ``system`` for the service itself. `session` and `version`
     say which session of the user it belongs to, and at which version the user was; the service has none.

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
+__all__ = ["current_trace", "is_traceparent", "traced_by"]
+
 #: The value of a header `traceparent`, version 00 (https://www.w3.org/TR/trace-context/, section 3.2.2).
 _FORM: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -37,5 +39,5 @@ def traced_by(traceparent: str | None) -> Iterator[None]:
 
 
 def is_traceparent(text: str) -> bool:
-    """Whether `text` is the value of a header `traceparent`, as this version of it is written."""
+    """Whether `text` is the value of a header `traceparent`, as version 00 of W3C Trace Context writes it."""
     return _FORM.fullmatch(text) is not None

@@ -48,6 +48,8 @@ from watchly_core.ports import (
 from watchly_core.receipts import NO_RECEIPT, Receipt
 from watchly_core.spools import Spool
 
+__all__ = ["TICKET_FOR", "DirectUploads"]
+
 #: How long a ticket is good for.
 TICKET_FOR: Final = timedelta(hours=1)
 

@@ -24,6 +24,8 @@ from watchly_core.errors import Fault, InvalidTarget, TargetNotFound
 from watchly_core.messages import LetterCount, Target
 from watchly_core.ports import Transactions
 
+__all__ = ["Webhook", "Webhooks", "new_secret", "sign"]
+
 _PREFIX: Final = "whsec_"
 #: Bytes of a secret, by the specification.
 _SECRET_BYTES: Final = range(24, 65)
@@ -104,7 +106,10 @@ def new_secret() -> str:
 
 
 def sign(secret: str, message_id: str, at: datetime, body: bytes) -> dict[str, str]:
-    """The headers by which a receiver knows that a message is ours, and was sent at that time."""
+    """The headers by which a receiver knows that a message is ours, and was sent at that time.
+
+    Their names are in lower case. Source: Standard Webhooks 1.0.0, scheme ``v1``.
+    """
     seconds = int(at.timestamp())
     signed = b"%b.%d.%b" % (message_id.encode(), seconds, body)
     digest = hmac.new(_key(secret), signed, hashlib.sha256).digest()

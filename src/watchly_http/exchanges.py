@@ -128,20 +128,28 @@ class Exchange:
         trusted: frozenset[tuple[bytes, bytes]],
         protections: Protections,
     ) -> None:
-        self.began = self.since = time.perf_counter()
+        self.began: float = time.perf_counter()
+        self.since: float = self.began
         self.late: asyncio.Task[None] | None = None
         self._task, self._cancelled = asyncio.current_task(), 0
         self.trace: str | None = None
         self.spent: Mapping[Kind, float] | None = None
-        self.scope, self._send, self._position, self._by_origin = scope, send, position, by_origin
+        self.scope: HTTPScope = scope
+        self._send, self._position, self._by_origin = send, position, by_origin
         self._receive, self._trusted, self._protections = receive, trusted, protections
         method = scope["method"]
-        self.method = str(method) if method in _KNOWN else OTHER
+        self.method: str = str(method) if method in _KNOWN else OTHER
         self._options = method == "OPTIONS"
         self._bodyless = method == "HEAD"
-        self.status = self.received = self.sent = 0
-        self._left = self._complete = self.begun = self.awaits_client = self.over = False
+        self.status: int = 0
+        self.received: int = 0
+        self.sent: int = 0
+        self._left = self._complete = False
+        self.begun: bool = False
+        self.awaits_client: bool = False
+        self.over: bool = False
         self.ending: str | None = None
+        self.request_id: str
         self.request_id, self._body = _examine(scope, self._hear)
         self.receive: Receive = self._hear if self._body is None else self._body.receive
         scope[REQUEST_ID] = self.request_id  # type: ignore[typeddict-unknown-key] # ASGI lets applications add keys

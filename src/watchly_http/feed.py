@@ -119,7 +119,7 @@ class Feed:
     """
 
     def __init__(self, catalogue: Catalogue, signal: ChangeSignal) -> None:
-        self.position = 0
+        self.position: int = 0
         self._catalogue, self._signal = catalogue, signal
         self._open: set[Stream] = set()
         self._followers: set[Stream] = set()
@@ -276,7 +276,7 @@ class Stream:
         first: Changes,
         still: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
-        self.ended = False
+        self.ended: bool = False
         self.still = still
         self.on_end: Callable[[], None] = lambda: None
         self._feed, self._query, self._first = feed, query, first

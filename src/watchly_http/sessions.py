@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Final, Literal
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from litestar import MediaType, Response, get, post
@@ -68,6 +68,9 @@ class KeySet(msgspec.Struct):
     keys: Sequence[Annotated[Mapping[str, str], Meta(title="PublicKey")]]
 
 
+_Handlers: TypeAlias = MutableMapping[int | type[Exception], Callable[[Request, Exception], Response[bytes]]]
+
+
 def _reply_to_error(request: Request, error: Exception) -> Response[bytes]:
     reply = reply_to_error(request, error)
     reply.headers.update(_FRESH)
@@ -89,7 +92,7 @@ class SessionController(Routes):
     """Sessions."""
 
     path = _PATH
-    exception_handlers = {Exception: _reply_to_error}  # noqa: RUF012 - Litestar's, and copied by it
+    exception_handlers: _Handlers = {Exception: _reply_to_error}  # noqa: RUF012 - Litestar's, and copied by it
 
     @post(
         "/login",

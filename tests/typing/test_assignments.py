@@ -15,6 +15,13 @@ def test_the_assignments_run() -> None:
     assert type(gallery).__name__ == "Gallery"
 
 
+@pytest.mark.anyio
+async def test_what_strangers_write_runs() -> None:
+    names = runpy.run_path(str(ASSIGNMENTS.with_name("strangers.py")))
+    async with names["MemoryDatabase"]() as database:
+        assert await names["embed"](database) == ["Heat"]
+
+
 @pytest.mark.parametrize(
     ("role", "stores"),
     [

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import msgspec
 
 from watchly_adapters.breakers import Breaker
-from watchly_adapters.cloudinary.account import Account, Options
+from watchly_adapters.cloudinary.account import Account, Algorithm, Options
 from watchly_adapters.cloudinary.calls import Calls
 from watchly_adapters.cloudinary.sending import Upload, send, size_of
 from watchly_adapters.cloudinary.signatures import our_format, read_notification, sign_ticket, their_format
@@ -25,7 +25,7 @@ from watchly_core.errors import ImageTooLarge, Unavailable
 from watchly_core.images import Image, StoredImage, Ticket, is_key, require_key
 from watchly_core.threads import Threads
 
-__all__ = ["Account", "CloudinaryImages"]
+__all__ = ["Account", "Algorithm", "CloudinaryImages"]
 
 T = TypeVar("T")
 

@@ -20,9 +20,10 @@ from watchly_core.images import VARIANTS, is_key
 
 try:
     from cloudinary import utils
-except ValueError as error:
-    raise Misconfigured("CLOUDINARY_URL must look like cloudinary://KEY:SECRET@CLOUD") from error
+except ValueError as _error:
+    raise Misconfigured("CLOUDINARY_URL must look like cloudinary://KEY:SECRET@CLOUD") from _error
 
+#: How requests are signed (Cloudinary's "Generating authentication signatures").
 Algorithm: TypeAlias = Literal["sha1", "sha256"]
 
 _HOME: Final = "https://api.cloudinary.com"

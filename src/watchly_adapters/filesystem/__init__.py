@@ -30,6 +30,8 @@ from watchly_core.images import Image, Rendition, StoredImage, Ticket, is_key
 from watchly_core.ports import ImageFile, Render
 from watchly_core.threads import Threads
 
+__all__ = ["FilesystemImages"]
+
 #: Calls of one store that touch the disk at a time. They are apart, for large images take long to copy,
 #: and small ones are to be read and written meanwhile. Large ones are copied one after another, and step
 #: back: beside 20 uploads of 500 MB, four copiers at a time made the slowest requests for a movie take

@@ -17,16 +17,25 @@ from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-from watchly_adapters.databases import EVERYTHING
+from watchly_adapters.databases import EVERYTHING, Kept
 from watchly_adapters.memory.backlogs import MemoryBacklogs
 from watchly_adapters.memory.caches import MemoryCache
 from watchly_adapters.memory.events import Log, MemoryEvents
 from watchly_adapters.memory.image_ledger import MemoryImageLedger
 from watchly_adapters.memory.images import MemoryImages
-from watchly_adapters.memory.people import MemoryPeople, MemoryPeopleQueries, PeopleTables
+from watchly_adapters.memory.people import (
+    MemoryApiKeys,
+    MemoryPeople,
+    MemoryPeopleQueries,
+    MemorySessions,
+    MemorySigningKeys,
+    MemoryUsers,
+    PeopleTables,
+)
 from watchly_adapters.memory.rates import MemoryRateLimiter
 from watchly_adapters.memory.receipts import MemoryReceipts, ReceiptBook
 from watchly_adapters.memory.relays import MemoryRelayLedger, RelayTables
+from watchly_adapters.memory.throttles import MemoryThrottles
 from watchly_adapters.partial import ListedQueries
 from watchly_core.errors import (
     InvalidPosition,
@@ -37,6 +46,7 @@ from watchly_core.events import Change, ChangeQuery, Changes
 from watchly_core.images import ImageRecord
 from watchly_core.movies import MAX_ID, Movie, MovieDraft, created
 from watchly_core.queries import MovieQuery, Position
+from watchly_core.signals import Signal
 from watchly_core.text import entries
 
 __all__ = ["MemoryCache", "MemoryDatabase", "MemoryImages", "MemoryRateLimiter"]
@@ -63,15 +73,16 @@ class MemoryDatabase:
             that some movie has, is a ValueError of the call that adds, as is the end of them.
     """
 
-    keeps = EVERYTHING
+    keeps: frozenset[Kept] = EVERYTHING
 
     def __init__(self, ids: Iterable[int] | None = None) -> None:
         tables = _Tables(count(1) if ids is None else ids)
-        self.queries = self.reads = MemoryMovieQueries(tables)
-        self.people = MemoryPeopleQueries(tables.people)
-        self.transactions = MemoryTransactions(tables)
-        self.signal = tables.log.signal
-        self.backlogs = MemoryBacklogs(tables.log, tables.images, tables.relays)
+        self.queries: MemoryMovieQueries = MemoryMovieQueries(tables)
+        self.reads: MemoryMovieQueries = self.queries
+        self.people: MemoryPeopleQueries = MemoryPeopleQueries(tables.people)
+        self.transactions: MemoryTransactions = MemoryTransactions(tables)
+        self.signal: Signal = tables.log.signal
+        self.backlogs: MemoryBacklogs = MemoryBacklogs(tables.log, tables.images, tables.relays)
         self._tables = tables
         self._tasks: set[str] = set()
 
@@ -120,15 +131,15 @@ class _Tables:
         self._next_ids = iter(ids)
         self.movies: dict[int, Movie] = {}
         self.ids: list[int] = []
-        self.log = Log()
+        self.log: Log = Log()
         self.images: dict[str, ImageRecord] = {}
-        self.receipts = ReceiptBook()
-        self.relays = RelayTables()
-        self.people = PeopleTables()
+        self.receipts: ReceiptBook = ReceiptBook()
+        self.relays: RelayTables = RelayTables()
+        self.people: PeopleTables = PeopleTables()
         self._entries: dict[int, tuple[Movie, list[str]]] = {}
-        self.commits = 0
-        self.identity = uuid4().hex
-        self.writing = asyncio.Lock()
+        self.commits: int = 0
+        self.identity: str = uuid4().hex
+        self.writing: asyncio.Lock = asyncio.Lock()
 
     def next_id(self) -> int:
         # As with a sequence, the id of a movie whose transaction failed is not given out again.
@@ -260,15 +271,17 @@ class MemoryTransaction:
     """Satisfies `ports.Transaction`: what it changes is kept apart until the commit."""
 
     def __init__(self, tables: _Tables, turn: _Turn) -> None:
-        self.movies = MemoryMovies(tables, turn)
-        self.events = MemoryEvents(tables.log, turn)
-        self.images = MemoryImageLedger(tables.images, turn)
-        self.receipts = MemoryReceipts(tables.receipts)
-        self.relays = MemoryRelayLedger(tables.relays, turn)
-        self.people = MemoryPeople(tables.people, turn)
-        self.users, self.sessions = self.people.users, self.people.sessions
-        self.api_keys, self.signing_keys = self.people.api_keys, self.people.signing_keys
-        self.throttles = self.people.throttles
+        self.movies: MemoryMovies = MemoryMovies(tables, turn)
+        self.events: MemoryEvents = MemoryEvents(tables.log, turn)
+        self.images: MemoryImageLedger = MemoryImageLedger(tables.images, turn)
+        self.receipts: MemoryReceipts = MemoryReceipts(tables.receipts)
+        self.relays: MemoryRelayLedger = MemoryRelayLedger(tables.relays, turn)
+        self.people: MemoryPeople = MemoryPeople(tables.people, turn)
+        self.users: MemoryUsers = self.people.users
+        self.sessions: MemorySessions = self.people.sessions
+        self.api_keys: MemoryApiKeys = self.people.api_keys
+        self.signing_keys: MemorySigningKeys = self.people.signing_keys
+        self.throttles: MemoryThrottles = self.people.throttles
 
     async def hurry(self) -> None:
         """See the port: it waits for its turn alone."""

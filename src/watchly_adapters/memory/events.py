@@ -19,8 +19,9 @@ class Log:
     """
 
     def __init__(self) -> None:
-        self.signal = Signal()
-        self.last = self._horizon = 0
+        self.signal: Signal = Signal()
+        self.last: int = 0
+        self._horizon = 0
         self._changes: dict[int, Change] = {}
         self._movies: dict[int, list[Change]] = {}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from watchly_adapters.memory.rows import Rows, Turn
@@ -20,7 +20,7 @@ class MemoryImageLedger:
 
     def __init__(self, images: dict[str, ImageRecord], turn: Turn) -> None:
         self._images, self._turn = Rows(images), turn
-        self.commit = self._images.commit
+        self.commit: Callable[[], None] = self._images.commit
 
     async def add(self, record: ImageRecord) -> None:
         """See the port."""

@@ -91,11 +91,11 @@ class MemoryPeople:
         api_keys = Rows(tables.api_keys)
         signing_keys = Rows(tables.signing_keys)
         throttles = Rows(tables.throttles)
-        self.users = MemoryUsers(users, sessions, api_keys, tables.next_id, turn)
-        self.sessions = MemorySessions(sessions, users, turn)
-        self.api_keys = MemoryApiKeys(api_keys, tables.next_id, turn)
-        self.signing_keys = MemorySigningKeys(signing_keys, turn)
-        self.throttles = MemoryThrottles(throttles, turn)
+        self.users: MemoryUsers = MemoryUsers(users, sessions, api_keys, tables.next_id, turn)
+        self.sessions: MemorySessions = MemorySessions(sessions, users, turn)
+        self.api_keys: MemoryApiKeys = MemoryApiKeys(api_keys, tables.next_id, turn)
+        self.signing_keys: MemorySigningKeys = MemorySigningKeys(signing_keys, turn)
+        self.throttles: MemoryThrottles = MemoryThrottles(throttles, turn)
         self._commits = [rows.commit for rows in (users, sessions, api_keys, signing_keys, throttles)]
 
     def commit(self) -> None:

@@ -45,7 +45,7 @@ class Tables:
         self._file, self._at = file, box.start
         self._before = file.read(box.start, box.end - box.start)
         self._data = bytearray(self._before)
-        self.end = len(self._data)
+        self.end: int = len(self._data)
 
     def place(self, at: int) -> int:
         """Where in the file this is."""

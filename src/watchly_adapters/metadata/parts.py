@@ -45,7 +45,7 @@ class Parts:
     def __init__(self, file: IO[bytes], format_: str) -> None:
         self._file, self._format = file, format_
         self._parts = 0
-        self.size = file.seek(0, io.SEEK_END)
+        self.size: int = file.seek(0, io.SEEK_END)
 
     def broken(self, detail: str) -> ImageUnreadable:
         """The error that says of this file what `detail` does."""

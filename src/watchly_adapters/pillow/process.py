@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -60,7 +61,7 @@ class Decoder:
             self._socket.close()
             raise Unavailable("decoder", f"it cannot be started: {error.strerror}") from error
         #: Safe to call again, by the thread that has jobs done.
-        self.close = weakref.finalize(self, _end, self._process, self._socket)
+        self.close: Callable[[], object] = weakref.finalize(self, _end, self._process, self._socket)
         try:
             self._reply(_START_SECONDS, stop)
         except DecoderDied as error:

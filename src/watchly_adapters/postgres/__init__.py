@@ -10,7 +10,7 @@ from typing import Final, Self
 
 import psycopg
 
-from watchly_adapters.databases import EVERYTHING
+from watchly_adapters.databases import EVERYTHING, Kept
 from watchly_adapters.postgres.api_keys import PostgresApiKeys
 from watchly_adapters.postgres.backlogs import PostgresBacklogs
 from watchly_adapters.postgres.events import PostgresEvents, read_identity
@@ -39,6 +39,7 @@ from watchly_core.errors import Unavailable
 from watchly_core.ports import MovieQueries
 
 __all__ = [
+    "HostConnection",
     "JoinedDatabase",
     "Limits",
     "PoolFigures",
@@ -83,7 +84,7 @@ class PostgresDatabase:
         backlogs: satisfies `ports.Backlogs`.
     """
 
-    keeps = EVERYTHING
+    keeps: frozenset[Kept] = EVERYTHING
 
     def __init__(  # noqa: PLR0913 - each with its name
         self,
@@ -99,13 +100,15 @@ class PostgresDatabase:
         of_replica = None if on_acquired is None else partial(on_acquired, _REPLICA)
         self.limits: Final = limits
         self._pool = Pool(url, max_size=max_size, limits=limits, watch=watch, on_acquired=of_primary)
-        self.queries = PostgresMovieQueries(self._pool)
+        self.queries: PostgresMovieQueries = PostgresMovieQueries(self._pool)
         self._numbering = Numbering(self._pool)
         self._positions = Positions()
-        self.transactions = PostgresTransactions(self._pool, self._numbering.kick, self._positions)
-        self.people = PostgresPeopleQueries(self._pool)
-        self.signal = Listening(url, watch)
-        self.backlogs = PostgresBacklogs(self._pool)
+        self.transactions: PostgresTransactions = PostgresTransactions(
+            self._pool, self._numbering.kick, self._positions
+        )
+        self.people: PostgresPeopleQueries = PostgresPeopleQueries(self._pool)
+        self.signal: Listening = Listening(url, watch)
+        self.backlogs: PostgresBacklogs = PostgresBacklogs(self._pool)
         self.reads: MovieQueries = self.queries
         self._replica: Replica | None = None
         if replica_url is not None:
@@ -290,16 +293,16 @@ class PostgresTransaction:
 
     def __init__(self, connection: HostConnection, *, remembers: bool = False) -> None:
         self._connection = connection
-        self.movies = PostgresMovies(connection, remembers=remembers)
-        self.events = PostgresEvents(connection)
-        self.images = PostgresImageLedger(connection)
-        self.receipts = PostgresReceipts(connection)
-        self.relays = PostgresRelayLedger(connection)
-        self.users = PostgresUsers(connection)
-        self.sessions = PostgresSessions(connection)
-        self.api_keys = PostgresApiKeys(connection)
-        self.signing_keys = PostgresSigningKeys(connection)
-        self.throttles = PostgresThrottles(connection)
+        self.movies: PostgresMovies = PostgresMovies(connection, remembers=remembers)
+        self.events: PostgresEvents = PostgresEvents(connection)
+        self.images: PostgresImageLedger = PostgresImageLedger(connection)
+        self.receipts: PostgresReceipts = PostgresReceipts(connection)
+        self.relays: PostgresRelayLedger = PostgresRelayLedger(connection)
+        self.users: PostgresUsers = PostgresUsers(connection)
+        self.sessions: PostgresSessions = PostgresSessions(connection)
+        self.api_keys: PostgresApiKeys = PostgresApiKeys(connection)
+        self.signing_keys: PostgresSigningKeys = PostgresSigningKeys(connection)
+        self.throttles: PostgresThrottles = PostgresThrottles(connection)
 
     async def hurry(self) -> None:
         """See the port."""

@@ -88,12 +88,10 @@ class Snapshot:
         self, url: str, connection: Connection, name: str, server: str, schema: int, movies: int, events: int
     ) -> None:
         self._url, self._connection, self._name = url, connection, name
-        self.server, self.schema, self.movies, self.events = (
-            server.split(maxsplit=1)[0],
-            schema,
-            movies,
-            events,
-        )
+        self.server: str = server.split(maxsplit=1)[0]
+        self.schema: int = schema
+        self.movies: int = movies
+        self.events: int = events
 
     async def images(self) -> AsyncIterator[Shown]:
         """The images that it may show, by key."""

@@ -138,7 +138,7 @@ class PostgresEvents:
 
     def __init__(self, connection: HostConnection) -> None:
         self._connection = connection
-        self.appended = False
+        self.appended: bool = False
 
     async def append(self, *events: Event) -> None:
         """See the port."""

@@ -45,13 +45,14 @@ class Limits(msgspec.Struct, frozen=True):
         """Over an answer, as this side sees it: a server that is frozen keeps to none of the others."""
         return self.statement + _ON_THE_WAY if self.statement else inf
 
-    async def set(self, connection: PipelinedConnection) -> None:
-        """Have the server keep to them in the session of a connection."""
-        await connection.exchange(_sending(connection, self, _SESSION))
-
 
 #: For what moves many rows at once, for somebody who may send them, or take them, slowly.
 BULK: Final = Limits(statement=60.0, lock=30.0, idle=600.0)
+
+
+async def hold_to(limits: Limits, connection: PipelinedConnection) -> None:
+    """Have the server keep to `limits` in the session of a connection."""
+    await connection.exchange(_sending(connection, limits, _SESSION))
 
 
 async def allow_bulk(connection: PipelinedConnection) -> None:

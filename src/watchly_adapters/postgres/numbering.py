@@ -117,7 +117,9 @@ class Numbering:
 
 
 class Listening(Signal):
-    """A signal that comes from the database, over a connection of its own, once somebody waits for it.
+    """Satisfies `ports.ChangeSignal`: it comes from the database, over a connection of its own.
+
+    That is opened once somebody waits for it.
 
     Args:
         url: a PostgreSQL URL or conninfo string.

@@ -104,7 +104,7 @@ class PipelinedConnection(OwnConnection):
 
     def __init__(self, pgconn: PGconn, row_factory: AsyncRowFactory[TupleRow] = tuple_row) -> None:
         super().__init__(pgconn, row_factory)
-        self.limit = inf
+        self.limit: float = inf
         self._held: list[Sending] = []
         self._names: dict[bytes, bytes] = {}
         self._prepared_so_far = 0

@@ -25,7 +25,7 @@ from psycopg.pq import Format
 from psycopg.rows import AsyncRowFactory, TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from watchly_adapters.postgres.limits import Limits, allow_bulk
+from watchly_adapters.postgres.limits import Limits, allow_bulk, hold_to
 from watchly_adapters.postgres.pipelines import (
     CONNECT_TIMEOUT,
     LEAVE,
@@ -388,7 +388,7 @@ class Pool:
     async def _configure(self, connection: PipelinedConnection) -> None:
         """Prepare a new connection."""
         connection.limit = CONNECT_TIMEOUT
-        await self._limits.set(connection)
+        await hold_to(self._limits, connection)
         connection.limit = LEAVE
         if self._watch is not None and isinstance(connection, WatchedConnection):
             connection.watch = self._watch

@@ -56,7 +56,7 @@ class Running:
 
     def __init__(self, process: Process, name: str, complaints: IO[bytes]) -> None:
         self._process, self._name, self._complaints = process, name, complaints
-        self.gone = False
+        self.gone: bool = False
 
     async def feed(self, source: IO[bytes]) -> None:
         """Write all of `source` to it, or what it reads of it."""

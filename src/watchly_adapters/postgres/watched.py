@@ -72,8 +72,8 @@ class WatchedConnection(PipelinedConnection):
 
     def __init__(self, pgconn: PGconn, row_factory: AsyncRowFactory[TupleRow] = tuple_row) -> None:
         super().__init__(pgconn, row_factory)
-        self.cursor_factory = WatchedCursor
-        self.server_cursor_factory = WatchedServerCursor
+        self.cursor_factory: type[AsyncCursor[TupleRow]] = WatchedCursor[TupleRow]
+        self.server_cursor_factory: type[AsyncServerCursor[TupleRow]] = WatchedServerCursor[TupleRow]
 
     async def step(self, name: str) -> AbstractContextManager[object]:
         """The step that a statement is; what is held back is sent before, in one of its own."""

@@ -31,7 +31,7 @@ _HASH_BYTES: Final = 32
 
 
 class Argon2Hasher:
-    """Satisfies `ports.PasswordHasher` by Argon2id.
+    """Satisfies `ports.PasswordHasher` by Argon2id (RFC 9106), in its PHC string format.
 
     Args:
         memory_kib: KiB of memory for each hash.

@@ -40,7 +40,7 @@ _KEY_SETS: Final = msgspec.json.Decoder(_KeySet)
 
 
 class PublishedKeys:
-    """Satisfies `ports.TokenReader` by keys that are fetched from a URL and kept.
+    """Satisfies `ports.TokenReader` by keys that are fetched from a URL and kept (RFC 7517).
 
     They are fetched when a token names one that is not known, and when `fetch` is called, which whoever runs
     this does now and then: keys that are not published any more count until then. While nobody answers there,

@@ -89,10 +89,10 @@ _JWS: Final = PyJWS([ALGORITHM])
 
 
 class SealedTokens:
-    """Satisfies `ports.Tokens`: tokens are signed by ES256, and keys sealed by AES-256-GCM.
+    """Satisfies `ports.Tokens`: tokens are signed by ES256 (RFC 7518), keys sealed by AES-256-GCM.
 
     Args:
-        secret: seals the keys.
+        secret: seals the keys; all that use the same database have the same one.
     """
 
     def __init__(self, secret: str) -> None:

@@ -23,6 +23,8 @@ from watchly_core.api_keys import ApiKey
 from watchly_core.errors import ApiKeyNotFound, Unavailable
 from watchly_core.people import Account, Role, User
 
+__all__ = ["ApiKeyContract"]
+
 
 def _key(prefix: str, owner: User | None = None, revoked_at: dt.datetime | None = None) -> ApiKey:
     digest = b"\x00digest\xff" + prefix.encode()

@@ -16,6 +16,8 @@ from watchly_core.images import Image, ImageRecord, ImageState, new_key
 from watchly_core.messages import Letter, Message, Target
 from watchly_core.ports import Backlogs, Transaction
 
+__all__ = ["BacklogContract", "BackloggedStore"]
+
 EARLY = NOON - dt.timedelta(minutes=1)
 
 

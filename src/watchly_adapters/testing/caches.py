@@ -12,6 +12,8 @@ import pytest
 from watchly_adapters.testing.suites import Suite
 from watchly_core.ports import Cache
 
+__all__ = ["CacheContract"]
+
 LONG = dt.timedelta(hours=1)
 SHORT = dt.timedelta(milliseconds=80)
 #: Seconds after which what was put for a short time must not be there; clocks are not compared to a hair.

@@ -18,6 +18,8 @@ from watchly_core.ports import Transaction, Transactions
 from watchly_core.queries import MovieQuery
 from watchly_core.receipts import Claim, KeptReply, KeyedReceipt
 
+__all__ = ["ContendedTransactions", "ContentionContract"]
+
 #: What is done to a movie that is there.
 Write: TypeAlias = Callable[[Catalogue, Movie], Awaitable[object]]
 
@@ -31,7 +33,9 @@ class ContendedTransactions:
     """
 
     def __init__(self, real: Transactions, contended: int = 0) -> None:
-        self._real, self.contended, self.begun = real, contended, 0
+        self._real = real
+        self.contended: int = contended
+        self.begun: int = 0
 
     @asynccontextmanager
     async def __call__(self) -> AsyncIterator[Transaction]:

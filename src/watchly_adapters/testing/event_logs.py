@@ -24,6 +24,8 @@ from watchly_core.events import (
 )
 from watchly_core.images import Image, new_key
 
+__all__ = ["EventLogContract"]
+
 #: Seconds for which what has to come is waited for.
 DEADLINE: Final = 30.0
 

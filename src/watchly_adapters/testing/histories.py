@@ -58,6 +58,8 @@ from watchly_core.ports import Transaction
 from watchly_core.queries import SORT_FIELDS, Column, Cursor, MovieQuery, Page, Sort
 from watchly_core.text import title_key
 
+__all__ = ["Histories", "StoreFactory", "compare"]
+
 #: Makes a store that is empty and usable inside the context.
 StoreFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[Store]]
 

@@ -21,6 +21,8 @@ from watchly_core.errors import ImageNotFound, ImageUnreadable
 from watchly_core.images import RENDERED, VARIANTS, Rendition, new_key
 from watchly_core.ports import Render
 
+__all__ = ["ServedStoreContract"]
+
 _LARGEST_CHUNK = 1_048_576
 
 _SIZE = 700_000
@@ -39,9 +41,10 @@ class Rendering:
 
     def __init__(self, *, held: bool = False) -> None:
         self.originals: list[bytes] = []
-        self.at_once = self.most_at_once = 0
-        self.began = asyncio.Event()
-        self.go_on = asyncio.Event()
+        self.at_once: int = 0
+        self.most_at_once: int = 0
+        self.began: asyncio.Event = asyncio.Event()
+        self.go_on: asyncio.Event = asyncio.Event()
         if not held:
             self.go_on.set()
 

@@ -14,6 +14,8 @@ from watchly_core.errors import IllegalTransition, ImageNotFound
 from watchly_core.images import Image, ImageRecord, ImageState, new_key
 from watchly_core.ports import Transaction
 
+__all__ = ["ImageLedgerContract"]
+
 
 def _record(due_at: dt.datetime | None = NOON, movie_id: int = 1, attempts: int = 0) -> ImageRecord:
     state = ImageState.ATTACHED if due_at is None else ImageState.PENDING

@@ -25,6 +25,8 @@ from watchly_core.errors import ImageRejected
 from watchly_core.images import VARIANTS, Image, new_key
 from watchly_core.ports import ImageFiles, ImageStore
 
+__all__ = ["ImageStoreContract", "ServedStore"]
+
 #: What has not the form of a key, and names no image anywhere.
 ODD_KEYS = (
     "",

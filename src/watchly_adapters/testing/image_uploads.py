@@ -26,6 +26,8 @@ from watchly_core.errors import ImageNotFound, ImageTooLarge, SignatureRejected,
 from watchly_core.images import Ticket, new_key
 from watchly_core.ports import ImageStore, ImageUploads
 
+__all__ = ["ImageUploadsContract", "ReceivingStore"]
+
 #: No call of this suite takes so long; what waits longer waits for ever.
 _LONG = 30
 
@@ -64,8 +66,8 @@ class Pieces:
     ) -> None:
         self._chunks = iter(chunks)
         self._breaks, self._waits = breaks, waits
-        self.asked = 0
-        self.given = asyncio.Event()
+        self.asked: int = 0
+        self.given: asyncio.Event = asyncio.Event()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Itself."""

@@ -14,6 +14,8 @@ from watchly_core.errors import ImageRejected, ImageTooLarge, ImageTypeUnsupport
 from watchly_core.images import MAX_FRAMES, RENDERED, VARIANTS, Measured, Rendition
 from watchly_core.ports import ImageInspector
 
+__all__ = ["ImageDecoderContract", "ImageInspectorContract"]
+
 #: A cut that leaves enough of each sample to know its format, and not its size.
 _CUT = 24
 

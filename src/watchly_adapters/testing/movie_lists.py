@@ -16,6 +16,8 @@ from watchly_core.movies import Movie, MovieDraft, client_fields
 from watchly_core.queries import SORT_FIELDS, Cursor, GenreCount, MovieQuery, Page, Sort, SortField
 from watchly_core.text import title_key
 
+__all__ = ["MovieListContract"]
+
 #: Above the number of movies in any test.
 _ALL: Final = 5_000
 

@@ -16,6 +16,8 @@ from watchly_core.movies import Movie, MovieDraft
 from watchly_core.queries import MAX_WORDS, Cursor, MovieQuery, Sort
 from watchly_core.text import MAX_KEY, MAX_SIMILAR, MAX_WORD
 
+__all__ = ["MovieSearchContract"]
+
 _KNOWN: Final = (
     MovieDraft(title="The Godfather", description="An offer by Coppola.", genre="Crime", release_year=1972),
     MovieDraft(title="The Shawshank Redemption", genre="Drama", release_year=1994),

@@ -15,6 +15,8 @@ from watchly_core.images import Image, new_key
 from watchly_core.movies import Movie, MovieDraft, client_fields
 from watchly_core.queries import Cursor, MovieQuery
 
+__all__ = ["MovieStoreContract"]
+
 
 class MovieStoreContract(StoreContract):
     """Movies: rows, paging, transactions. Supply `store`."""

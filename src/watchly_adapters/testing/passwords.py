@@ -12,6 +12,8 @@ from watchly_adapters.testing.suites import Suite
 from watchly_core.errors import Overloaded
 from watchly_core.ports import PasswordHasher
 
+__all__ = ["Hashers", "PasswordHasherContract"]
+
 PASSWORD = "correct horse battery"  # noqa: S105 - the best known of all
 
 

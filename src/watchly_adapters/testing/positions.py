@@ -16,6 +16,8 @@ from watchly_core.movies import Movie, MovieDraft, client_fields
 from watchly_core.ports import MovieQueries
 from watchly_core.queries import MovieQuery
 
+__all__ = ["PositionContract", "PositionedStore"]
+
 
 class PositionedStore(Store, Protocol):
     """A store under test that tells positions, empty at the start of each test."""

@@ -23,6 +23,8 @@ from watchly_core.messages import Message
 from watchly_core.ports import Publisher
 from watchly_core.traces import traced_by
 
+__all__ = ["Mood", "Post", "PublisherContract", "Told", "message"]
+
 #: What a target is like: it takes messages, says that it cannot now, does not answer, or is not there.
 Mood: TypeAlias = Literal["takes", "refuses", "hangs", "gone"]
 

@@ -12,6 +12,8 @@ from watchly_adapters.testing.suites import Suite
 from watchly_core.ports import RateLimiter
 from watchly_core.rates import Allowance, Rate
 
+__all__ = ["RateLimiterContract"]
+
 LONG = dt.timedelta(hours=1)
 SHORT = dt.timedelta(milliseconds=80)
 #: Seconds within which whatever has to happen has happened.

@@ -13,6 +13,8 @@ from watchly_core.errors import KeyReused, MovieNotFound, RequestInProgress
 from watchly_core.ports import Transaction
 from watchly_core.receipts import Claim, KeptReply
 
+__all__ = ["ReceiptContract"]
+
 CLAIM = Claim("user:7", "3f1c:/~!", b"\x00digest\xff")
 OTHER_REQUEST = msgspec.structs.replace(CLAIM, digest=b"another")
 REPLY = KeptReply(

@@ -12,6 +12,8 @@ from watchly_adapters.testing.stores import HEAT, LATER, NOON, Failure, Store, S
 from watchly_core.errors import TargetNotFound
 from watchly_core.messages import Letter, LetterCount, Message, Target
 
+__all__ = ["RelayLedgerContract"]
+
 BROKER = Target("nats")
 HOOK = Target(
     "webhook-1",

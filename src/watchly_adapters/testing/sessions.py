@@ -21,6 +21,8 @@ from watchly_adapters.testing.stores import (
 from watchly_core.people import Account, Role, User
 from watchly_core.sessions import Session
 
+__all__ = ["SessionContract"]
+
 
 def _session(user: User, name: str = "one", expires_at: dt.datetime = LATER) -> Session:
     return Session(name, user.id, b"\x00handle\xff" + name.encode(), b"\xff\x00", NOON, NOON, expires_at)

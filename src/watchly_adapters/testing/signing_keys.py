@@ -12,6 +12,8 @@ import pytest
 from watchly_adapters.testing.stores import AT_ONCE, LATER, NOON, Failure, Store, StoreContract
 from watchly_core.signing_keys import SigningKey
 
+__all__ = ["SigningKeyContract"]
+
 OLD = SigningKey("zz", bytes(range(256)), NOON, LATER, LATER + dt.timedelta(microseconds=1))
 MIDDLE = SigningKey("aa-_é", b"", NOON + dt.timedelta(microseconds=1), NOON)
 NEW = SigningKey("mm", b"\x00sealed\xff", LATER, LATER + dt.timedelta(days=1))

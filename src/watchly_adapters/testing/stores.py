@@ -14,6 +14,8 @@ from watchly_core.movies import MovieDraft
 from watchly_core.people import Role, User
 from watchly_core.ports import ChangeSignal, MovieQueries, PeopleQueries, Transactions
 
+__all__ = ["Store", "StoreContract"]
+
 NOON = dt.datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=dt.UTC)
 LATER = NOON + dt.timedelta(seconds=1, microseconds=1)
 

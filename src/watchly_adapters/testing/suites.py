@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
+
+__all__ = ["Suite"]
 
 
 class Suite:
     """Runs on asyncio, by anyio's plugin for pytest."""
 
-    pytestmark = pytest.mark.anyio
+    pytestmark: ClassVar[pytest.MarkDecorator] = pytest.mark.anyio
 
     @pytest.fixture
     def anyio_backend(self) -> str:

@@ -9,6 +9,8 @@ import pytest
 
 from watchly_adapters.testing.stores import LATER, NOON, Failure, Store, StoreContract
 
+__all__ = ["ThrottleContract"]
+
 WINDOW = dt.timedelta(minutes=15)
 UNTIL = NOON + WINDOW
 JUST_BEFORE = UNTIL - dt.timedelta(microseconds=1)

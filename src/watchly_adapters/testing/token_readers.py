@@ -18,6 +18,8 @@ from watchly_core.people import Role
 from watchly_core.ports import TokenReader
 from watchly_core.tokens import ACCESS_FOR, MOST_ACCESS, Claims
 
+__all__ = ["Signing", "TokenReaderContract"]
+
 _SECOND = dt.timedelta(seconds=1)
 
 

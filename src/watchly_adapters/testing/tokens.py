@@ -17,6 +17,8 @@ from watchly_core.ports import Tokens
 from watchly_core.signing_keys import SigningKey
 from watchly_core.tokens import MOST_ACCESS, Claims
 
+__all__ = ["Make", "TokensContract"]
+
 SECRET: Final = "not a secret, but of more than 32 letters"  # noqa: S105 - as it says
 NOW: Final = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CLAIMS: Final = Claims("7", Role.EDITOR, NOW, NOW + timedelta(minutes=15), "5e55" * 8, 3)

@@ -42,6 +42,8 @@ from watchly_core.receipts import Claim, KeptReply
 from watchly_core.sessions import Session
 from watchly_core.signing_keys import SigningKey
 
+__all__ = ["TransactionContract"]
+
 _CLAIM: Final = Claim("user:7", "one", b"digest")
 _REPLY: Final = KeptReply(201, (("ETag", '"v1"'),), b"{}")
 #: More of them than a pool has connections by default.

@@ -22,6 +22,8 @@ from watchly_core.errors import ApiKeyNotFound, EmailTaken, UserNotFound
 from watchly_core.people import Account, Role, User
 from watchly_core.sessions import Session
 
+__all__ = ["UserContract"]
+
 #: Integers of which none is the id of anything in an empty store.
 NO_IDS = [0, -1, 1, 2_147_483_647, 2_147_483_648, 2**63, 2**100, -(2**100)]
 

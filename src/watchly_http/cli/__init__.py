@@ -36,7 +36,7 @@ def cli() -> None:
     """
 
 
-for command in (
+for _command in (
     serving.serve,
     upkeep.migrate,
     transfers.import_,
@@ -54,7 +54,7 @@ for command in (
     serving.dev,
     upkeep.doctor,
 ):
-    cli.add_command(command)
+    cli.add_command(_command)
 
 
 def main() -> Never:

@@ -13,12 +13,17 @@ It runs on msgspec and ``multipart``; Pillow makes the smaller images if it is i
 originals stand for them.
 """
 
+from watchly_adapters.testing.cloudinary.assets import Asset
 from watchly_adapters.testing.cloudinary.emulator import CloudinaryEmulator, run_cloudinary
 from watchly_adapters.testing.cloudinary.faults import Action, Fault, Faults, Scripted
-from watchly_adapters.testing.cloudinary.messages import Reply, Request
+from watchly_adapters.testing.cloudinary.messages import Answer, Reply, Request
+from watchly_adapters.testing.cloudinary.signatures import Algorithm
 
 __all__ = [
     "Action",
+    "Algorithm",
+    "Answer",
+    "Asset",
     "CloudinaryEmulator",
     "Fault",
     "Faults",

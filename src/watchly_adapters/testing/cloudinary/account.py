@@ -49,7 +49,7 @@ class Account:
         max_bytes: int | None,
         hourly_lookups: int,
     ) -> None:
-        self.assets = Assets(credentials.cloud_name)
+        self.assets: Assets = Assets(credentials.cloud_name)
         self.invalidated: collections.deque[str] = collections.deque(maxlen=_REMEMBERED)
         self._credentials, self._directory, self._notify = credentials, directory, notify
         self._uploads = Uploads(self.assets, directory, max_bytes)

@@ -56,17 +56,19 @@ class CloudinaryEmulator:
         algorithm: Algorithm = "sha1",
         hourly_lookups: int = 1_000_000,
     ) -> None:
-        self.cloud_name, self.api_key, self.api_secret = cloud_name, api_key, api_secret
+        self.cloud_name: str = cloud_name
+        self.api_key: str = api_key
+        self.api_secret: str = api_secret
         self._credentials = Credentials(cloud_name, api_key, api_secret, algorithm)
         self._max_bytes, self._port, self._hourly_lookups = max_bytes, port, hourly_lookups
         self.answer: Answer = self.account
-        self.faults = Faults()
+        self.faults: Faults = Faults()
         self.requests: collections.deque[str] = collections.deque(maxlen=_REMEMBERED)
 
     def __enter__(self) -> Self:
         """Listen."""
         with ExitStack() as stack:
-            self.directory = Path(
+            self.directory: Path = Path(
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="watchly-cloudinary-"))
             )
             notifier = Notifier(self._credentials)

@@ -57,7 +57,7 @@ class Faults:
     """
 
     def __init__(self) -> None:
-        self.pause = 0.05
+        self.pause: float = 0.05
         self._lock = threading.Lock()
         self._script: collections.deque[Scripted] = collections.deque()
         self._chance: _Chance | None = None

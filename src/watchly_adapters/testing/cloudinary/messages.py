@@ -54,7 +54,8 @@ class Refused(Exception):
     """An answer other than 200."""
 
     def __init__(self, status: int, message: str) -> None:
-        self.status, self.message = status, message
+        self.status: int = status
+        self.message: str = message
         super().__init__(message)
 
 

@@ -51,7 +51,8 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, service: Service, port: int, directory: Path) -> None:
-        self.service, self.directory = service, directory
+        self.service: Service = service
+        self.directory: Path = directory
         self._connections: set[socket.socket] = set()
         super().__init__(("127.0.0.1", port), _Handler)
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)

@@ -11,6 +11,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from watchly_adapters.testing.cloudinary.messages import Refused
 
+#: How requests to it have to be signed.
 Algorithm: TypeAlias = Literal["sha1", "sha256"]
 
 _TIMESTAMPS_HOLD: Final = 3600
