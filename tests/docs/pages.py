@@ -1,0 +1,154 @@
+"""The code of a page, run as its reader would: every block of it, from the top to the bottom, in one folder.
+
+What becomes of a block is told by its language, and where that is not enough by a comment before it:
+
+- ``console``: after each ``$`` a command for bash, continued after ``>``, and then what it prints;
+- ``python``: a program, and after it, as ``text``, what it prints;
+- ``json``: a document, which is read;
+- ``dotenv``: settings, which are read as `watchly` does, beside those of the blocks before;
+- ``<!-- file: NAME -->``: what the reader puts into a file, for the blocks below;
+- ``<!-- part of: PATH -->``: lines of a file of the repository, which other tests run;
+- ``<!-- by hand: REASON -->``: what no test can do, such as what root does to a machine.
+
+A page says at its top what it takes for granted, as ``<!-- given: … -->``:
+
+- ``service``: `watchly serve` runs in another terminal, at 127.0.0.1:5000;
+- ``database``: an empty one that DATABASE_URL names;
+- the names of programs, without which the page cannot be tried and is skipped.
+
+Ports of 127.0.0.1 are free ones when a page is run. What a page starts in the background is ended with it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from markdown_it import MarkdownIt
+
+ROOT: Final = Path(__file__).parents[2]
+
+_COMMENT: Final = re.compile(r"<!-- (?P<kind>given|file|part of|by hand): (?P<what>.+?) -->")
+
+#: How Watchly is run and tested, as the README says first of all: the sessions of nox do so.
+COMMANDS: Final = (
+    "python3 -m venv .venv && .venv/bin/pip install '.[all]' && .venv/bin/watchly serve",
+    "python3 -m venv .venv && .venv/bin/pip install nox && .venv/bin/nox",
+)
+
+#: What differs from run to run, and what it is called when runs are compared.
+_VARYING: Final = (
+    (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME"),
+    (r"\w{3}, \d\d \w{3} \d{4} [\d:]+ GMT", "DATE"),
+    (r"\b[0-9a-f]{32}\b", "KEY"),
+    (r'"bytes":\d+', '"bytes":SIZE'),
+    (r"\b[0-9A-F]+/[0-9A-F]+-[0-9a-f]+$", "POSITION"),
+    (r"\b(eyJ|wrt_|watchly_)[\w.…-]+", "SECRET"),
+    (r'"(kid|x|y|prefix)":"[\w…-]+"', "PUBLIC"),
+    (r"in \d+\.\d+s", "in SECONDS"),
+)
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    line: int
+    language: str
+    text: str
+    #: What the comment before it says, and of what: a file, or a part of one.
+    kind: str = ""
+    what: str = ""
+
+
+class Page(NamedTuple):
+    """A page, and what it takes for granted."""
+
+    path: Path
+    given: tuple[str, ...]
+    blocks: tuple[Block, ...]
+
+    def __str__(self) -> str:
+        return str(self.path.relative_to(ROOT))
+
+
+def pages() -> list[Page]:
+    """All pages with code in them that a reader may run."""
+    found = [ROOT / "README.md", ROOT / "deploy/README.md"]
+    found += sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")])
+    return [page for path in found if (page := read(path)).blocks]
+
+
+def read(path: Path) -> Page:
+    """A page, whose blocks are all fenced.
+
+    Raises:
+        ValueError: one is indented instead, which says nothing of its language.
+    """
+    given: tuple[str, ...] = ()
+    blocks, comment = [], ("", "")
+    for token in MarkdownIt().parse(path.read_text(encoding="utf-8")):
+        line = token.map[0] + 1 if token.map else 0
+        if token.type == "html_block" and (found := _COMMENT.match(token.content)):
+            if found["kind"] == "given":
+                given = tuple(found["what"].split(", "))
+            else:
+                comment = (found["kind"], found["what"])
+        elif token.type == "fence":
+            blocks.append(Block(line, token.info, token.content, *comment))
+            comment = ("", "")
+        elif token.type == "code_block" and token.content.strip() not in COMMANDS:
+            raise ValueError(f"{path}:{line}: a block of code without a language")
+    return Page(path, given, tuple(blocks))
+
+
+class Step(NamedTuple):
+    """What is done for a block, as lines of bash, and what it prints."""
+
+    block: Block
+    script: str
+    output: str
+
+
+def steps(page: Page, scratch: Path, python: str) -> Iterator[Step]:
+    """What is done for the blocks that are run or written, by this Python; programs are put into `scratch`.
+
+    Raises:
+        ValueError: nobody knows what becomes of a block.
+    """
+    outputs = {
+        number: after.text
+        for number, (block, after) in enumerate(zip(page.blocks, page.blocks[1:], strict=False))
+        if block.language == "python" and not block.kind and after.language == "text"
+    }
+    for number, block in enumerate(page.blocks):
+        if block.kind == "file":
+            target = scratch / f"{number}.block"
+            target.write_text(block.text, encoding="utf-8")
+            name = shlex.quote(block.what)
+            yield Step(block, f'mkdir -p "$(dirname {name})" && cp {shlex.quote(str(target))} {name}', "")
+        elif block.language == "python" and not block.kind:
+            program = scratch / f"{number}.block"
+            program.write_text(block.text, encoding="utf-8")
+            command = shlex.join([python, "-W", "error", str(program)])
+            yield Step(block, f'PYTHONPATH="$PWD:$PYTHONPATH" {command}', outputs.get(number, ""))
+        elif block.language == "console":
+            yield Step(block, "\n".join(_commands(block)), block.text)
+        elif block.kind not in {"part of", "by hand"} and block.language not in {"json", "dotenv"} and number - 1 not in outputs:
+            raise ValueError(f"{page}:{block.line}: what becomes of this block ({block.language})?")
+
+
+def _commands(block: Block) -> Iterator[str]:
+    """The commands of a session, each of which is shown as the page shows it."""
+    for command in re.findall(r"^\$ .*\n(?:^> .*\n)*", block.text, flags=re.MULTILINE):
+        typed = re.sub(r"^[$>] ", "", command, flags=re.MULTILINE)
+        yield f"printf '%s' {shlex.quote(command)}\n{typed}printf '\\n'"
+
+
+def steady(text: str) -> list[str]:
+    """The lines of an output that say something, with names in place of what differs from run to run."""
+    for pattern, name in _VARYING:
+        text = re.sub(pattern, name, text, flags=re.MULTILINE)
+    return [line for line in map(str.rstrip, text.splitlines()) if line]

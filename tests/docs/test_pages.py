@@ -1,0 +1,160 @@
+"""Every block of code in the README and the documentation runs, and gives what the page says."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+from dotenv import dotenv_values
+from tests.docs.pages import COMMANDS, ROOT, Block, Page, pages, steady, steps
+from tests.services import Service, environment, wait_until
+from watchly_adapters.settings import read_settings
+
+PAGES = pages()
+#: Seconds that a page may take.
+LONGEST = 110
+#: Between what one block prints and what the next one does.
+MARK = "\x1e"
+
+
+@pytest.fixture
+def folder(reachable_directory: Path) -> Path:
+    """Where a page is run: it has an environment with Watchly, as the reader's has."""
+    folder = Path(tempfile.mkdtemp(dir=reachable_directory))
+    folder.chmod(0o711)
+    (folder / ".venv").symlink_to(sys.prefix)
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_a_page(page: Page, folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    programs = [name for name in page.given if name not in {"service", "database"}]
+    if missing := [name for name in programs if shutil.which(name) is None]:
+        pytest.skip(f"{', '.join(missing)} cannot be run here")
+    todo = list(steps(page, tmp_path, sys.executable))
+    variables = {"WATCHLY_HOME": str(folder / "home"), "AUTH": "on"}
+    if "database" in page.given:
+        variables["DATABASE_URL"] = request.getfixturevalue("empty_database")
+    with ExitStack() as stack:
+        ports = _ports(page)
+        if "service" in page.given:
+            service = stack.enter_context(Service(tmp_path / "log", **variables))
+            ports["5000"] = service.url.rpartition(":")[2]
+        else:
+            variables["PORT"] = ports.get("5000", "5000")
+        shown = _run([step.script for step in todo], ports, folder, tmp_path, environment(**variables))
+    for step, output in zip(todo, shown, strict=True):
+        assert steady(output) == steady(step.output), f"{page}:{step.block.line}"
+
+
+def _ports(page: Page) -> dict[str, str]:
+    """A free port for each of this machine that a page names."""
+    names = {port for block in page.blocks for port in re.findall(r"127\.0\.0\.1:(\d+)", block.text)}
+    with ExitStack() as stack:
+        sockets = {name: stack.enter_context(socket.create_server(("127.0.0.1", 0))) for name in names}
+        return {name: str(held.getsockname()[1]) for name, held in sockets.items()}
+
+
+def _run(
+    scripts: list[str], ports: dict[str, str], folder: Path, scratch: Path, variables: dict[str, str]
+) -> list[str]:
+    """What each script prints, all of them in one shell; what they start ends with it."""
+    for written in scratch.glob("*.block"):
+        written.write_text(_renumbered(written.read_text(encoding="utf-8"), ports), encoding="utf-8")
+    text = "".join(f"{script}\nprintf '{MARK}'\n" for script in scripts)
+    printed = scratch / "printed"
+    with printed.open("w") as output:
+        shell = subprocess.Popen(
+            ["bash", "-c", _renumbered(text, ports)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=variables,
+            start_new_session=True,
+        )
+    try:
+        shell.wait(LONGEST)
+    finally:
+        _end(shell)
+    said = _renumbered(printed.read_text(encoding="utf-8"), {there: here for here, there in ports.items()})
+    return said.split(MARK)[:-1]
+
+
+def _end(shell: subprocess.Popen[bytes]) -> None:
+    """End all that a shell started."""
+    with suppress(ProcessLookupError):
+        os.killpg(shell.pid, signal.SIGTERM)
+        shell.wait(LONGEST)
+        wait_until(lambda: not _runs(shell.pid))
+
+
+def _runs(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _renumbered(text: str, ports: dict[str, str]) -> str:
+    return re.sub(
+        r"127\.0\.0\.1:(\d+)", lambda found: f"127.0.0.1:{ports.get(found[1], found[1])}", text
+    )
+
+
+class Asked(dict[str, str]):
+    """An environment that knows which variables it was asked for."""
+
+    def __init__(self, values: Mapping[str, str | None]) -> None:
+        super().__init__({name: value or "" for name, value in values.items()})
+        self.names: set[str] = set()
+
+    @override
+    def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]  # as it is used
+        self.names.add(name)
+        return super().get(name, default)
+
+
+SETTINGS = [(page, block) for page in PAGES for block in page.blocks if block.language == "dotenv"]
+PARTS = [(page, block) for page in PAGES for block in page.blocks if block.kind == "part of"]
+DOCUMENTS = [(page, block) for page in PAGES for block in page.blocks if block.language == "json"]
+
+
+def _named(pairs: list[tuple[Page, Block]]) -> list[object]:
+    return [pytest.param(block, id=f"{page}:{block.line}") for page, block in pairs]
+
+
+@pytest.mark.parametrize("block", _named(SETTINGS))
+def test_settings_are_read(block: Block) -> None:
+    values = Asked(dotenv_values(stream=io.StringIO(block.text)))
+    read_settings(values)
+    assert {name for name in values if not name.startswith("OTEL_")} <= values.names
+
+
+@pytest.mark.parametrize("block", _named(PARTS))
+def test_a_part_of_a_file_is_as_it_is_there(block: Block) -> None:
+    assert block.text in (ROOT / block.what).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("block", _named(DOCUMENTS))
+def test_a_document_is_well_formed(block: Block) -> None:
+    json.loads(block.text)
+
+
+def test_the_two_commands_are_those_of_ci() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [f"    {command}\n" in readme for command in COMMANDS] == [True, True]
+    assert (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()[-1] == COMMANDS[1]
