@@ -118,9 +118,14 @@ def test_ctrl_c_cancels_the_call(loop: Loop) -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        loop.run(hang)
+    # What a shell runs in the background begins with a SIGINT that is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(hang)
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
     assert ended.is_set()
 

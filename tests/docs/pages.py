@@ -6,6 +6,7 @@ What becomes of a block is told by its language, and where that is not enough by
 - ``python``: a program, and after it, as ``text``, what it prints;
 - ``json``: a document, which is read;
 - ``dotenv``: settings, which are read as `watchly` does, beside those of the blocks before;
+- what begins with a brace: a directive, which the generator of the site sees to;
 - ``<!-- file: NAME -->``: what the reader puts into a file, for the blocks below;
 - ``<!-- part of: PATH -->``: lines of a file of the repository, which other tests run;
 - ``<!-- by hand: REASON -->``: what no test can do, such as what root does to a machine.
@@ -76,8 +77,7 @@ class Page(NamedTuple):
 
 def pages() -> list[Page]:
     """All pages with code in them that a reader may run."""
-    found = [ROOT / "README.md", ROOT / "deploy/README.md"]
-    found += sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")])
+    found = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
     return [page for path in found if (page := read(path)).blocks]
 
 
@@ -136,8 +136,17 @@ def steps(page: Page, scratch: Path, python: str) -> Iterator[Step]:
             yield Step(block, f'PYTHONPATH="$PWD:$PYTHONPATH" {command}', outputs.get(number, ""))
         elif block.language == "console":
             yield Step(block, "\n".join(_commands(block)), block.text)
-        elif block.kind not in {"part of", "by hand"} and block.language not in {"json", "dotenv"} and number - 1 not in outputs:
+        elif (
+            block.kind not in {"part of", "by hand"}
+            and block.language not in {"json", "dotenv"}
+            and number - 1 not in outputs
+        ):
             raise ValueError(f"{page}:{block.line}: what becomes of this block ({block.language})?")
+
+
+def _is_seen_to(block: Block) -> bool:
+    """Whether what is to become of it is not done in the page's folder."""
+    return block.kind in {"part of", "by hand"} or block.language.startswith(("{", "json", "dotenv"))
 
 
 def _commands(block: Block) -> Iterator[str]:

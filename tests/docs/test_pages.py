@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import pytest
 from dotenv import dotenv_values
 from tests.docs.pages import COMMANDS, ROOT, Block, Page, pages, steady, steps
 from tests.services import Service, environment, wait_until
+
 from watchly_adapters.settings import read_settings
 
 PAGES = pages()
@@ -98,7 +99,7 @@ def _end(shell: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(shell.pid, signal.SIGTERM)
         shell.wait(LONGEST)
-        wait_until(lambda: not _runs(shell.pid))
+        wait_until(lambda: not _runs(shell.pid), "what the page started has ended")
 
 
 def _runs(group: int) -> bool:
@@ -110,22 +111,25 @@ def _runs(group: int) -> bool:
 
 
 def _renumbered(text: str, ports: dict[str, str]) -> str:
-    return re.sub(
-        r"127\.0\.0\.1:(\d+)", lambda found: f"127.0.0.1:{ports.get(found[1], found[1])}", text
-    )
+    return re.sub(r"127\.0\.0\.1:(\d+)", lambda found: f"127.0.0.1:{ports.get(found[1], found[1])}", text)
 
 
-class Asked(dict[str, str]):
+class Asked(Mapping[str, str]):
     """An environment that knows which variables it was asked for."""
 
     def __init__(self, values: Mapping[str, str | None]) -> None:
-        super().__init__({name: value or "" for name, value in values.items()})
+        self._values = values
         self.names: set[str] = set()
 
-    @override
-    def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]  # as it is used
+    def __getitem__(self, name: str) -> str:
         self.names.add(name)
-        return super().get(name, default)
+        return self._values[name] or ""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 SETTINGS = [(page, block) for page in PAGES for block in page.blocks if block.language == "dotenv"]

@@ -22,6 +22,7 @@ from litestar.types import HTTPReceiveMessage, Message
 from tests.services import Program, on_fakes, wait_until
 
 from watchly_adapters.container import Container
+from watchly_adapters.databases import EVERYTHING
 from watchly_adapters.memory import MemoryDatabase
 from watchly_adapters.settings import read_settings
 from watchly_core import GenreCount, Movie, MovieQuery, Page
@@ -115,6 +116,7 @@ class OddDatabase:
         self.queries: MovieQueries = Queries(self._database.queries)
         self.reads = self.queries
         self.people = self._database.people
+        self.keeps = EVERYTHING
         self.position = None
         self.replica_answers = None
         self.transactions = self._database.transactions
