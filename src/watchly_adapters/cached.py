@@ -110,7 +110,7 @@ class CachedQueries:
     """Satisfies `ports.MovieQueries`: movies, pages, counts and genres from a cache, the rest from a store.
 
     What it gives knows of every change of which this process has been notified, and of all changes up to
-    `following.TRUSTED` seconds ago; while that is not certain the store is asked. Many who miss the same
+    two seconds ago; while that is not certain the store is asked. Many who miss the same
     are answered by one read. It is a cache while it is `running`.
 
     Args:

@@ -66,7 +66,8 @@ class PartialTransaction:
         images: ImageLedger | None = None,
         receipts: Receipts | None = None,
     ) -> None:
-        self.movies, self.events = movies, events
+        self.movies: MovieRepository = movies
+        self.events: EventLog = events
         self.images: ImageLedger = images or _NoImages()
         self._receipts = receipts
 
@@ -132,7 +133,7 @@ class PartialDatabase:
     position: str | None = None
 
     def __init__(self) -> None:
-        self.signal = Signal()
+        self.signal: Signal = Signal()
         self._identity = uuid4().hex
         self._tasks: set[str] = set()
 
@@ -236,7 +237,7 @@ class Turn:
     ) -> None:
         self._lock, self._begin, self._claimed = lock, begin, claimed
         self._own = set[Hashable]()
-        self.has_come = False
+        self.has_come: bool = False
 
     async def __call__(self) -> None:
         """Wait for it, unless it has come."""

@@ -36,7 +36,8 @@ class Accounts:
 
     A write takes the `version` that it was based on, or None for any; a user at another version raises
     `VersionConflict` and nothing changes. There is always an administrator once there was one.
-    Whoever may not do something gets `NotSignedIn` or `NotAllowed`, and nothing is looked at.
+    Whoever may not do something gets `NotSignedIn` or `NotAllowed`, and nothing is looked at. Where the store
+    does not answer, or too many passwords wait to be hashed (`Overloaded`), that is `Unavailable`.
 
     Args:
         people: the read side of the store.
@@ -87,7 +88,7 @@ class Accounts:
         """The account of whom `actor` is.
 
         Raises:
-            UserNotFound: the operator has none.
+            UserNotFound: there is none: it is the operator, or was removed.
         """
         actor.require(Permission.OWN_ACCOUNT)
         return await self._people.user(_own(actor))
@@ -169,6 +170,7 @@ class Accounts:
         """Give the actor's own account another password, which ends all its sessions.
 
         Raises:
+            UserNotFound: the actor is the operator, or has no account any more.
             InvalidUser: the present password is another, or the new one breaks rules.
             TooManyAttempts: the present one was wrong too often.
         """

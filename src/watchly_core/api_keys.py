@@ -100,7 +100,8 @@ def is_api_key(text: str) -> bool:
 class ApiKeys:
     """The use cases on API keys.
 
-    Whoever may not do something gets `NotSignedIn` or `NotAllowed`, and nothing is looked at.
+    Whoever may not do something gets `NotSignedIn` or `NotAllowed`, and nothing is looked at. Where the store
+    does not answer, that is `Unavailable`.
 
     Args:
         people: the read side of the store.
@@ -121,6 +122,7 @@ class ApiKeys:
             InvalidApiKey: it breaks rules, or there are too many.
             NotAllowed: the role may do more than the actor, or a user's key would make it: it could outlive
                 the one that makes it, behind the back of its owner.
+            UserNotFound: the actor's account was removed.
         """
         _require_owner(actor)
         if _is_key_of_user(actor):
@@ -194,7 +196,11 @@ class ApiKeys:
 
     @repeated
     async def note_use(self, key: ApiKey) -> None:
-        """Note that a key was used now."""
+        """Note that a key was used now.
+
+        Raises:
+            ApiKeyNotFound: it was removed, with its owner or because it is good for nothing any more.
+        """
         async with self._transactions() as tx:
             current = await tx.api_keys.get(key.id)
             await tx.api_keys.replace(msgspec.structs.replace(current, last_used_at=self._clock()))

@@ -11,6 +11,7 @@ A method does what that of the namesake does, and takes and raises the same; it 
 number of threads at once. Where that one gives an asynchronous iterator or context, this one gives an
 iterator or a context; where it takes an asynchronous iterable, this one takes any iterable, which is read in
 the thread that calls. Iterators free what they hold when they are at their end, closed or let go of.
+Whoever wants a method to do something else overrides it in the namesake, which is what is called.
 Functions that are handed over, such as `on_rejected`, are called on the loop: they must not wait.
 """
 
@@ -171,23 +172,23 @@ def _own(blocking: Blocking[A], method: Callable[Concatenate[A, P], T]) -> Calla
 class Catalogue(Blocking[catalogue.Catalogue]):
     """The use cases on movies; see `watchly_core.Catalogue`."""
 
-    at = others(catalogue.Catalogue.at, lambda *parts: Catalogue(*parts))  # noqa: PLW0108 - it has yet to be made
-    over = others(catalogue.Catalogue.over, lambda *parts: Catalogue(*parts))  # noqa: PLW0108 - it has yet to be made
-    get = calls(catalogue.Catalogue.get)
-    find = calls(catalogue.Catalogue.find)
-    count = calls(catalogue.Catalogue.count)
-    genres = calls(catalogue.Catalogue.genres)
-    export = iterates(catalogue.Catalogue.export)
-    history = calls(catalogue.Catalogue.history)
-    changes = calls(catalogue.Catalogue.changes)
-    last_change = calls(catalogue.Catalogue.last_change)
-    add = calls(catalogue.Catalogue.add)
-    replace = calls(catalogue.Catalogue.replace)
-    revise = calls(catalogue.Catalogue.revise)
-    remove = calls(catalogue.Catalogue.remove)
-    revert = calls(catalogue.Catalogue.revert)
-    prune = calls(catalogue.Catalogue.prune)
-    add_many = reads(catalogue.Catalogue.add_many)
+    at: Final = others(catalogue.Catalogue.at, lambda *parts: Catalogue(*parts))  # noqa: PLW0108 - it has yet to be made
+    over: Final = others(catalogue.Catalogue.over, lambda *parts: Catalogue(*parts))  # noqa: PLW0108 - it has yet to be made
+    get: Final = calls(catalogue.Catalogue.get)
+    find: Final = calls(catalogue.Catalogue.find)
+    count: Final = calls(catalogue.Catalogue.count)
+    genres: Final = calls(catalogue.Catalogue.genres)
+    export: Final = iterates(catalogue.Catalogue.export)
+    history: Final = calls(catalogue.Catalogue.history)
+    changes: Final = calls(catalogue.Catalogue.changes)
+    last_change: Final = calls(catalogue.Catalogue.last_change)
+    add: Final = calls(catalogue.Catalogue.add)
+    replace: Final = calls(catalogue.Catalogue.replace)
+    revise: Final = calls(catalogue.Catalogue.revise)
+    remove: Final = calls(catalogue.Catalogue.remove)
+    revert: Final = calls(catalogue.Catalogue.revert)
+    prune: Final = calls(catalogue.Catalogue.prune)
+    add_many: Final = reads(catalogue.Catalogue.add_many)
 
 
 class ImageFile(Blocking[ports.ImageFile]):
@@ -198,17 +199,17 @@ class ImageFile(Blocking[ports.ImageFile]):
         """How many bytes it has."""
         return self._asynchronous.size
 
-    chunks = iterates(ports.ImageFile.chunks)
+    chunks: Final = iterates(ports.ImageFile.chunks)
 
 
 class DirectUploads(Blocking[uploads.DirectUploads]):
     """The use cases on images that clients send straight to their store; see `uploads.DirectUploads`."""
 
-    issue = calls(uploads.DirectUploads.issue)
-    receive = sends(uploads.DirectUploads.receive)
-    received = calls(uploads.DirectUploads.received)
-    complete = calls(uploads.DirectUploads.complete)
-    notified = calls(uploads.DirectUploads.notified)
+    issue: Final = calls(uploads.DirectUploads.issue)
+    receive: Final = sends(uploads.DirectUploads.receive)
+    received: Final = calls(uploads.DirectUploads.received)
+    complete: Final = calls(uploads.DirectUploads.complete)
+    notified: Final = calls(uploads.DirectUploads.notified)
 
 
 class Gallery(Blocking[gallery.Gallery]):
@@ -224,44 +225,44 @@ class Gallery(Blocking[gallery.Gallery]):
         """The use cases on images that clients send straight to the store."""
         return DirectUploads(self._loop, self._asynchronous.uploads)
 
-    attach = sends(gallery.Gallery.attach)
-    add = sends(gallery.Gallery.add)
-    detach = calls(gallery.Gallery.detach)
-    load = enters(gallery.Gallery.load, ImageFile)
-    content = calls(gallery.Gallery.content)
-    sweep = calls(gallery.Gallery.sweep)
-    revive = calls(gallery.Gallery.revive)
+    attach: Final = sends(gallery.Gallery.attach)
+    add: Final = sends(gallery.Gallery.add)
+    detach: Final = calls(gallery.Gallery.detach)
+    load: Final = enters(gallery.Gallery.load, ImageFile)
+    content: Final = calls(gallery.Gallery.content)
+    sweep: Final = calls(gallery.Gallery.sweep)
+    revive: Final = calls(gallery.Gallery.revive)
 
 
 class Accounts(Blocking[accounts.Accounts]):
     """The use cases on users; see `watchly_core.Accounts`."""
 
-    add = calls(accounts.Accounts.add)
-    me = calls(accounts.Accounts.me)
-    get = calls(accounts.Accounts.get)
-    find = calls(accounts.Accounts.find)
-    revise = calls(accounts.Accounts.revise)
-    remove = calls(accounts.Accounts.remove)
-    change_password = calls(accounts.Accounts.change_password)
+    add: Final = calls(accounts.Accounts.add)
+    me: Final = calls(accounts.Accounts.me)
+    get: Final = calls(accounts.Accounts.get)
+    find: Final = calls(accounts.Accounts.find)
+    revise: Final = calls(accounts.Accounts.revise)
+    remove: Final = calls(accounts.Accounts.remove)
+    change_password: Final = calls(accounts.Accounts.change_password)
 
 
 class Sessions(Blocking[sessions.Sessions]):
     """The use cases of signing in; see `watchly_core.Sessions`."""
 
-    sign_in = calls(sessions.Sessions.sign_in)
-    refresh = calls(sessions.Sessions.refresh)
-    sign_out = calls(sessions.Sessions.sign_out)
+    sign_in: Final = calls(sessions.Sessions.sign_in)
+    refresh: Final = calls(sessions.Sessions.refresh)
+    sign_out: Final = calls(sessions.Sessions.sign_out)
 
 
 class ApiKeys(Blocking[api_keys.ApiKeys]):
     """The use cases on API keys; see `watchly_core.ApiKeys`."""
 
-    add = calls(api_keys.ApiKeys.add)
-    add_first = calls(api_keys.ApiKeys.add_first)
-    find = calls(api_keys.ApiKeys.find)
-    revoke = calls(api_keys.ApiKeys.revoke)
-    use = calls(api_keys.ApiKeys.use)
-    note_use = calls(api_keys.ApiKeys.note_use)
+    add: Final = calls(api_keys.ApiKeys.add)
+    add_first: Final = calls(api_keys.ApiKeys.add_first)
+    find: Final = calls(api_keys.ApiKeys.find)
+    revoke: Final = calls(api_keys.ApiKeys.revoke)
+    use: Final = calls(api_keys.ApiKeys.use)
+    note_use: Final = calls(api_keys.ApiKeys.note_use)
 
 
 class Access(Blocking[access.Access]):
@@ -272,5 +273,5 @@ class Access(Blocking[access.Access]):
         """Who has not signed in."""
         return self._asynchronous.stranger
 
-    recent = asks(access.Access.recent)
-    actor = calls(access.Access.actor)
+    recent: Final = asks(access.Access.recent)
+    actor: Final = calls(access.Access.actor)

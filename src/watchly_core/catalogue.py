@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from contextlib import aclosing
 from copy import copy
 from datetime import datetime, timedelta
+from typing import Final
 
 import msgspec
 
@@ -39,7 +40,7 @@ from watchly_core.writes import Writes, added
 __all__ = ["IMAGE_GRACE", "Catalogue", "Reverted"]
 
 #: How long a discarded image can come back.
-IMAGE_GRACE = timedelta(days=30)
+IMAGE_GRACE: Final = timedelta(days=30)
 
 
 def require_version(movie: Movie, version: int | None) -> None:
@@ -77,7 +78,7 @@ class Catalogue:
     version and leaves no event. Values to write are structs or mappings of members as they come from JSON,
     checked alike (`InvalidMovie`). A write that takes a `receipt` raises what its `look` does, and is done
     once for all calls with its key. Whoever may not write, or read, gets `NotSignedIn` or `NotAllowed`, and
-    nothing is looked at.
+    nothing is looked at. Where the store does not answer, that is `Unavailable`.
 
     Args:
         queries: the read side of the store.
@@ -105,6 +106,8 @@ class Catalogue:
 
     def at(self, position: str) -> Catalogue:
         """This catalogue, reading where every write is seen that was done at `position`.
+
+        A position is a text that a database gives, see `ports.MovieQueries.at`.
 
         Raises:
             InvalidPosition: no write has returned such a one.
@@ -147,7 +150,8 @@ class Catalogue:
     ) -> AsyncGenerator[Sequence[MovieDraft], None]:
         """What clients write of all movies of `query`, as of one moment, in batches.
 
-        The query's limit and cursor do not matter.
+        The query's limit and cursor do not matter. Whoever stops before the end closes it by
+        `contextlib.aclosing`.
         """
         actor.require(Permission.READ)
         return ahead(self._queries.export(query or MovieQuery()))
@@ -189,6 +193,7 @@ class Catalogue:
 
         Raises:
             InvalidMovie: it breaks rules.
+            Replayed, RequestInProgress, KeyReused: see `Receipt.look`.
         """
         actor.require(Permission.WRITE)
         checked = drafted(draft)
@@ -272,6 +277,7 @@ class Catalogue:
             InvalidMovie: it never had that version, or was removed by it, or that was pruned.
             VersionConflict: the movie is at another version than `version`; a removed one is at that of
                 its removal.
+            Replayed, RequestInProgress, KeyReused: see `Receipt.look`.
         """
         actor.require(Permission.WRITE)
         taken = 0
@@ -357,6 +363,7 @@ class Catalogue:
 
         Raises:
             ImportRejected: some rows are invalid and `skip_invalid` is not set; nothing was added.
+            Replayed, RequestInProgress, KeyReused: see `Receipt.look`; nothing was added.
         """
         actor.require(Permission.WRITE)
         tally, trace = Tally(on_rejected), current_trace()

@@ -35,6 +35,10 @@ class Dispatch:
         signal: tells of new changes.
         brokers: makes the publishers of targets that are there by configuration, by their names.
         webhook: makes the publisher of a target that has a URL.
+
+    Attributes:
+        brokers: see the argument.
+        webhook: see the argument.
     """
 
     def __init__(
@@ -49,8 +53,8 @@ class Dispatch:
         self._relay = relay
         self._transactions = transactions
         self._signal = signal
-        self.brokers = brokers
-        self.webhook = webhook
+        self.brokers: Mapping[str, Callable[[], Publisher]] = brokers
+        self.webhook: Callable[[Target], Publisher] = webhook
 
     async def run(self, stop: asyncio.Event, tell: Tell = _say_nothing) -> None:
         """Go on until `stop`, with targets that come, and without those that go.

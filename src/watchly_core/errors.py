@@ -52,7 +52,7 @@ Adapters translate the errors of their libraries into these once, at their edge.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
@@ -100,6 +100,7 @@ __all__ = [
     "TooManyAttempts",
     "Unavailable",
     "Undone",
+    "Unjoinable",
     "UploadConflict",
     "UserNotFound",
     "VersionConflict",
@@ -137,7 +138,7 @@ class Invalid(WatchlyError):
         faults: every broken rule, never empty.
     """
 
-    subject = "input"
+    subject: ClassVar[str] = "input"
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults: Sequence[Fault] = tuple(faults)
@@ -201,7 +202,7 @@ class NotAllowed(WatchlyError):
     """
 
     def __init__(self, permission: str, why: str = "") -> None:
-        self.permission = permission
+        self.permission: str = permission
         super().__init__(why or f"this takes the permission {permission!r}")
 
 
@@ -213,7 +214,7 @@ class TooManyAttempts(WatchlyError):
     """
 
     def __init__(self, retry_after: int) -> None:
-        self.retry_after = retry_after
+        self.retry_after: int = retry_after
         super().__init__("there were too many attempts")
 
 
@@ -243,7 +244,7 @@ class ImportRejected(WatchlyError):
     """
 
     def __init__(self, report: ImportReport) -> None:
-        self.report = report
+        self.report: ImportReport = report
         super().__init__(f"nothing was added: rows that break rules: {report.rejected_total}")
 
 
@@ -259,7 +260,7 @@ class MovieNotFound(NotFound):
     """No movie has this id (any more)."""
 
     def __init__(self, movie_id: int) -> None:
-        self.movie_id = movie_id
+        self.movie_id: int = movie_id
         super().__init__(f"no movie has the id {movie_id}")
 
 
@@ -271,7 +272,7 @@ class TargetNotFound(NotFound):
     """No target of the relay has this name (any more)."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name: str = name
         super().__init__(f"no webhook is called {name!r}")
 
 
@@ -279,7 +280,7 @@ class UserNotFound(NotFound):
     """No user has this id (any more); None where whoever acts has no account."""
 
     def __init__(self, user_id: int | None) -> None:
-        self.user_id = user_id
+        self.user_id: int | None = user_id
         super().__init__(
             "whoever acts has no account" if user_id is None else f"no user has the id {user_id}"
         )
@@ -289,7 +290,7 @@ class ApiKeyNotFound(NotFound):
     """No API key has this id (any more)."""
 
     def __init__(self, key_id: int) -> None:
-        self.key_id = key_id
+        self.key_id: int = key_id
         super().__init__(f"no API key has the id {key_id}")
 
 
@@ -301,7 +302,7 @@ class ChangesGone(WatchlyError):
     """
 
     def __init__(self, horizon: int) -> None:
-        self.horizon = horizon
+        self.horizon: int = horizon
         super().__init__(f"changes up to number {horizon} were pruned")
 
 
@@ -350,7 +351,7 @@ class UploadConflict(WatchlyError):
     """
 
     def __init__(self, received: int, detail: str = "") -> None:
-        self.received = received
+        self.received: int = received
         super().__init__(
             detail or f"the next piece of this upload begins at byte {received}, and comes alone"
         )
@@ -364,7 +365,7 @@ class Replayed(WatchlyError):
     """
 
     def __init__(self, reply: KeptReply) -> None:
-        self.reply = reply
+        self.reply: KeptReply = reply
         super().__init__("this was done before")
 
 
@@ -375,7 +376,7 @@ class RequestInProgress(WatchlyError):
         retry_after: seconds after which asking again makes sense.
     """
 
-    retry_after = 1
+    retry_after: ClassVar[int] = 1
 
     def __init__(self) -> None:
         super().__init__("a request with this key is still under way")
@@ -433,7 +434,7 @@ class Contended(Undone):
         joined: whether the write was a part of a host's transaction, which the host alone can begin anew.
     """
 
-    joined = False
+    joined: bool = False
 
 
 class Unjoinable(WatchlyError):

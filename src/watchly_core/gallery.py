@@ -236,7 +236,7 @@ class Gallery:
         return await self._sweeper.sweep(limit)
 
     async def revive(self, *, actor: Actor = SYSTEM) -> int:
-        """Make the images that sweeps gave up due again; how many."""
+        """Make the images that sweeps gave up due again; how many those are."""
         actor.require(Permission.SWEEP)
         return await self._sweeper.revive()
 

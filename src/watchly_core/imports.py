@@ -21,6 +21,7 @@ __all__ = [
     "ImportReport",
     "Rejection",
     "Row",
+    "decode_json",
     "read_csv",
     "read_lines",
     "read_ndjson",

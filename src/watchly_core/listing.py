@@ -17,6 +17,8 @@ from watchly_core.text import Tier, matches, title_key, vocabulary
 from watchly_core.text import entries as text_entries
 from watchly_core.text import similar as similar_words
 
+__all__ = ["count_genres", "entries_of", "found", "listed"]
+
 
 def entries_of(movie: Movie) -> list[str]:
     """What a movie is found by."""

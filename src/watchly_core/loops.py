@@ -76,7 +76,11 @@ class Loop:
         atexit.register(self.close)
 
     def run(self, call: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result of an asynchronous call, which is made on the loop."""
+        """The result of an asynchronous call, which is made on the loop.
+
+        Raises:
+            Unavailable, RuntimeError: see the class; everything else is what the call raises.
+        """
         outcome: Future[T] = Future()
 
         async def work() -> None:

@@ -61,13 +61,21 @@ class Receipt(Generic[T_contra]):
         """
 
     async def claim(self, tx: Transaction) -> None:
-        """Claim the key for the write that `tx` is about to make; raises as `look` does."""
+        """Claim the key for the write that `tx` is about to make.
+
+        Raises:
+            Replayed, RequestInProgress, KeyReused: as `look` does.
+        """
 
     async def keep(self, tx: Transaction, result: T_contra) -> None:
         """Keep the reply to the write that `tx` has made, with it."""
 
     async def settle(self, transactions: Transactions, result: T_contra) -> None:
-        """Keep the reply to what had nothing to write; raises as `look` does."""
+        """Keep the reply to what had nothing to write.
+
+        Raises:
+            Replayed, RequestInProgress, KeyReused: as `look` does.
+        """
 
 
 #: The receipt of a write that nobody will repeat.

@@ -34,7 +34,7 @@ _REASONS: Final = 5
 class SweepReport(msgspec.Struct, frozen=True):
     """What a sweep came to: images deleted, those to be tried again, and some of the reasons.
 
-    `dead` are those of the failed ones that will not be tried again; see `Sweeper.revive`.
+    `dead` are those of the failed ones that will not be tried again; see `Gallery.revive`.
     """
 
     deleted: int

@@ -44,7 +44,7 @@ class Webhook(msgspec.Struct, frozen=True):
 
 
 class Webhooks:
-    """The use cases on webhooks.
+    """The use cases on webhooks. Where the store does not answer, that is `Unavailable`.
 
     Args:
         catalogue: whose changes they are told of.
@@ -109,6 +109,9 @@ def sign(secret: str, message_id: str, at: datetime, body: bytes) -> dict[str, s
     """The headers by which a receiver knows that a message is ours, and was sent at that time.
 
     Their names are in lower case. Source: Standard Webhooks 1.0.0, scheme ``v1``.
+
+    Raises:
+        ValueError: the secret is no base64 after its ``whsec_``.
     """
     seconds = int(at.timestamp())
     signed = b"%b.%d.%b" % (message_id.encode(), seconds, body)

@@ -61,7 +61,7 @@ class Schemas:
         for form in {struct.__name__ for media, kind in bodies if media == FORM for struct in _structs(kind)}:
             _drop_nulls(named[form])
         # In an order that does not change from process to process.
-        self.components = dict(sorted(named.items()))
+        self.components: dict[str, Json] = dict(sorted(named.items()))
 
     def of(self, kind: Kind) -> Json:
         """The schema of a parameter, or of JSON."""

@@ -70,6 +70,10 @@ def test_the_drawn_tree_is_the_real_one() -> None:
     assert [name for name, parent in real().items() if parent is None] == ["WatchlyError"]
 
 
+def test_every_error_is_public() -> None:
+    assert real().keys() <= set(errors.__all__)
+
+
 def test_every_error_is_explained_by_its_docstring() -> None:
     for name in real():
         assert inspect.getdoc(getattr(errors, name)) != inspect.getdoc(Exception)

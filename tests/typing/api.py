@@ -31,7 +31,7 @@ _SPECIAL: Final = {
 _SATISFIES: Final = re.compile(r"Satisfies `(ports\.\w+)`")
 _ANNOTATED: Final = re.compile(r"Annotated\[(.+?), Meta\(")
 #: Longer values are not shown.
-_LONG: Final = 60
+_LONG: Final = 64
 
 Named: TypeAlias = griffe.Object | griffe.Alias
 Expression: TypeAlias = griffe.Expr | str | None
@@ -54,7 +54,7 @@ class Api:
         self._shown: dict[str, str] = {}
         for module in self.modules.values():
             for name in _exports(module):
-                defined = module[name].canonical_path
+                defined = _named(module, name).canonical_path
                 if defined.rpartition(".")[0] == module.path or defined not in self._shown:
                     self._shown[defined] = f"{module.path}.{name}"
 
@@ -79,6 +79,15 @@ class Api:
                 )
         return sorted(found)
 
+    def untyped(self) -> Sequence[str]:
+        """Public attributes of which nothing says what they are: neither they, nor what they override."""
+        found: list[str] = []
+        for defined in self._shown:
+            public = self._loader.modules_collection[defined]
+            parts = self._members(public) if public.is_class else (public,)
+            found += [part.path for part in parts if isinstance(part, griffe.Attribute) and not _typed(part)]
+        return sorted(found)
+
     def _private(self, expression: Expression) -> Iterator[tuple[str, Named]]:
         """What `expression` names of Watchly that is not public, by these names."""
         for name in expression.iterate() if isinstance(expression, griffe.Expr) else ():
@@ -91,7 +100,7 @@ class Api:
                     yield name.name, thing
 
     def _thing(self, module: Named, name: str) -> Iterator[str]:
-        thing = module[name]
+        thing = _named(module, name)
         shown = self._shown[thing.canonical_path]
         if shown != f"{module.path}.{name}":
             yield f"    {name} is {shown}"
@@ -123,6 +132,22 @@ class Api:
             # The tests of a suite are run by pytest, and called by nobody.
             and not (tests and name.startswith(("test_", "pytestmark")))
         ]
+
+
+def _named(module: Named, name: str) -> Named:
+    """What `module` calls so; griffe does not see what a module of the same name hides from it."""
+    thing: Named = module[name]
+    return thing.members.get(name, thing) if thing.is_module else thing
+
+
+def _typed(attribute: griffe.Attribute) -> bool:
+    owner = attribute.parent
+    if attribute.annotation is not None or not isinstance(owner, griffe.Class):
+        return attribute.annotation is not None
+    overridden = [base.members.get(attribute.name) for base in owner.mro()]
+    return any(isinstance(each, griffe.Attribute) and each.annotation is not None for each in overridden) or (
+        any(str(base).startswith("enum.") for base in owner.bases)
+    )
 
 
 def _final(thing: Named) -> Named:

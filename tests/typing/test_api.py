@@ -36,3 +36,7 @@ def test_public_names_are_there(module: str) -> None:
 
 def test_what_public_names_show_is_public() -> None:
     assert set(API.strays()) == KNOWN
+
+
+def test_public_attributes_declare_their_types() -> None:
+    assert list(API.untyped()) == []

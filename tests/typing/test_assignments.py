@@ -22,6 +22,12 @@ async def test_what_strangers_write_runs() -> None:
         assert await names["embed"](database) == ["Heat"]
 
 
+def test_what_strangers_write_that_wait_runs() -> None:
+    names = runpy.run_path(str(ASSIGNMENTS.with_name("strangers.py")))
+    assert names["run_script"](["title\r\n", "Heat\r\n", '""\r\n']) == ["Heat"]
+    assert names["make_app"]().routes
+
+
 @pytest.mark.parametrize(
     ("role", "stores"),
     [

@@ -205,7 +205,13 @@ class PostgresDatabase:
         await self._pool.read(lambda connection: connection.execute(_PING))
 
     def alone(self, task: str) -> AbstractAsyncContextManager[bool]:
-        """Whether nobody else is at `task`, on this database, until the block ends; see `turns.turn`."""
+        """Whether nobody else is at `task`, on this database, until the block ends; it holds a connection.
+
+        The block is cancelled when that connection is lost, for somebody else may have the next turn then.
+
+        Raises:
+            Unavailable: the database does not answer, or the turn was lost.
+        """
         return turn(self._pool, task)
 
 
@@ -230,9 +236,11 @@ class JoinedDatabase:
         self, connection: HostConnection | psycopg.Connection[object], database: PostgresDatabase
     ) -> None:
         joined = Joined(connection)
-        self.transactions = PostgresJoinedTransactions(joined, database.transactions)
-        self.queries = JoinedQueries(joined, database.queries)
-        self.people = PostgresPeopleQueries(joined)
+        self.transactions: PostgresJoinedTransactions = PostgresJoinedTransactions(
+            joined, database.transactions
+        )
+        self.queries: JoinedQueries = JoinedQueries(joined, database.queries)
+        self.people: PostgresPeopleQueries = PostgresPeopleQueries(joined)
 
 
 class PostgresJoinedTransactions:
@@ -244,7 +252,8 @@ class PostgresJoinedTransactions:
     """
 
     def __init__(self, joined: Joined, own: PostgresTransactions) -> None:
-        self._joined, self.own = joined, own
+        self._joined = joined
+        self.own: PostgresTransactions = own
 
     @asynccontextmanager
     async def __call__(self) -> AsyncIterator[PostgresTransaction]:

@@ -45,6 +45,7 @@ class BacklogContract(StoreContract):
 
     @pytest.fixture
     def store(self) -> Iterator[BackloggedStore]:
+        """An empty store for each test."""
         raise NotImplementedError("supply a fixture `store`: an empty store for each test")
 
     async def test_where_nothing_was_done_nothing_is_left_to_do(self, store: BackloggedStore) -> None:

@@ -26,6 +26,7 @@ class CacheContract(Suite):
 
     @pytest.fixture
     def cache(self) -> Iterator[Cache]:
+        """One with nothing in it, for each test."""
         raise NotImplementedError("supply a fixture `cache`: one with nothing in it, for each test")
 
     async def test_what_was_not_put_is_not_there(self, cache: Cache) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+__all__ = ["BEGINNING", "HandClock"]
+
 #: What a clock shows until it is moved.
 BEGINNING: Final = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -14,6 +16,9 @@ class HandClock:
 
     Args:
         now: what it shows at first, an aware time.
+
+    Raises:
+        ValueError: that has no time zone.
     """
 
     def __init__(self, now: datetime = BEGINNING) -> None:
@@ -41,7 +46,11 @@ class HandClock:
         return self._now
 
     def set(self, now: datetime) -> None:
-        """Show another time, be it an earlier one, as when a clock is put right; none has passed."""
+        """Show another time, be it an earlier one, as when a clock is put right; none has passed.
+
+        Raises:
+            ValueError: `now` has no time zone.
+        """
         self._now = _aware(now)
 
 

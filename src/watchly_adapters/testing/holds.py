@@ -6,6 +6,8 @@ import asyncio
 import threading
 from typing import Final
 
+__all__ = ["PATIENCE", "Hold"]
+
 #: Seconds until a call that was never made, or never released, fails the test.
 PATIENCE: Final = 30.0
 
@@ -15,10 +17,13 @@ class Hold:
 
     Args:
         name: that of the call.
+
+    Attributes:
+        name: that of the call.
     """
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name: str = name
         self._arrived = threading.Event()
         self._lock = threading.Lock()
         self._released = False

@@ -74,7 +74,7 @@ class ServedStoreContract(ImageStoreContract[ServedStore]):
         shared: set it where images of others may be in the store.
     """
 
-    shared = False
+    shared: bool = False
 
     def another(self, store: ServedStore) -> ServedStore:
         """The same store as another process has it; override it where there may be several."""

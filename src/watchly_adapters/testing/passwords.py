@@ -36,6 +36,7 @@ class PasswordHasherContract(Suite):
 
     @pytest.fixture
     def hashers(self) -> Iterator[Hashers]:
+        """The hasher under test, and a cheaper one."""
         raise NotImplementedError("supply a fixture `hashers`: the hasher under test, and a cheaper one")
 
     async def test_a_hash_is_of_its_password_and_of_no_other(self, hashers: Hashers) -> None:

@@ -52,6 +52,7 @@ class PositionContract(StoreContract):
 
     @pytest.fixture
     def store(self) -> Iterator[PositionedStore]:
+        """An empty store for each test."""
         raise NotImplementedError("supply a fixture `store`: an empty store for each test")
 
     async def test_every_query_sees_a_write_at_its_position(self, store: PositionedStore) -> None:

@@ -72,6 +72,7 @@ class PublisherContract(Suite):
 
     @pytest.fixture
     def post(self) -> Iterator[Post]:
+        """A publisher, and a target that was told nothing."""
         raise NotImplementedError("supply a fixture `post`: a publisher, and a target that was told nothing")
 
     async def test_what_was_handed_over_is_there_to_the_letter(self, post: Post) -> None:

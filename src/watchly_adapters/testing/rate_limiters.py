@@ -26,6 +26,7 @@ class RateLimiterContract(Suite):
 
     @pytest.fixture
     def limiter(self) -> Iterator[RateLimiter]:
+        """One that has counted nothing, for each test."""
         raise NotImplementedError("supply a fixture `limiter`: one that has counted nothing, for each test")
 
     @pytest.mark.parametrize("most", [1, 2, 7])

@@ -50,6 +50,8 @@ from watchly_core.ports import (
     UserRepository,
 )
 
+__all__ = ["MOST_CALLS", "Call", "Script"]
+
 P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")

@@ -82,8 +82,9 @@ class StoreContract(Suite):
         in_turn: set it where transactions run one after another as a whole, each waiting for its turn.
     """
 
-    in_turn = False
+    in_turn: bool = False
 
     @pytest.fixture
     def store(self) -> Iterator[Store]:
+        """An empty store for each test."""
         raise NotImplementedError("supply a fixture `store`: an empty store for each test")

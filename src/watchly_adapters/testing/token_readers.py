@@ -40,6 +40,7 @@ class TokenReaderContract(Suite):
 
     @pytest.fixture
     def signing(self) -> Iterator[Signing]:
+        """A reader, and what signs what it reads."""
         raise NotImplementedError("supply a fixture `signing`: a reader, and what signs what it reads")
 
     @pytest.mark.parametrize("role", Role)

@@ -38,6 +38,7 @@ class TokensContract:
 
     @pytest.fixture
     def make(self) -> Iterator[Make]:
+        """It makes tokens of a secret."""
         raise NotImplementedError("supply a fixture `make`: it makes tokens of a secret")
 
     # Keys

@@ -17,7 +17,7 @@ class PeopleQueries(Protocol):
     """The read side of people. It sees what was committed before a call began, and never a transaction."""
 
     async def account(self, email: str) -> Account | None:
-        """The account with this address, as `people.email_of` spells it; any text may be asked for."""
+        """The account whose `User.email` is this text to the letter; any text may be asked for."""
         ...
 
     async def user(self, user_id: int) -> User:
