@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from tests.docs.pages import read
 from tests.gateways import DEPLOY
 from tests.services import WATCHLY
 
@@ -90,3 +91,29 @@ def test_a_gateway_that_is_stopped_has_the_time_that_requests_get_to_end() -> No
     (patience,) = (int(line.partition("=")[2]) for line in lines if line.startswith("TimeoutStopSec="))
     assert "KillSignal=SIGUSR1" in lines
     assert patience > int(most)
+
+
+def test_what_root_is_told_to_make_is_what_units_want(tmp_path: Path) -> None:
+    (told,) = (block.text for block in read(DEPLOY / "README.md").blocks if block.kind == "by hand")
+    lines = [line for line in told.splitlines() if line.startswith(("install ", "cp "))]
+    # In a folder, and for whoever runs the tests.
+    script = re.sub(r" /(?=etc/|var/)", f" {tmp_path}/", "\n".join(lines)).replace(
+        "-o watchly -g watchly", ""
+    )
+    (tmp_path / "etc/systemd/system").mkdir(parents=True)
+    subprocess.run(["bash", "-euc", script], cwd=DEPLOY.parent, check=True, timeout=60)
+    installed = {path.name for path in (tmp_path / "etc/systemd/system").iterdir()}
+    assert installed == {unit.name for unit in UNITS.iterdir() if unit.is_file()}
+    settings = tmp_path / "etc/watchly/watchly.env"
+    assert settings.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "var/backups/watchly").stat().st_mode & 0o777 == 0o750
+    lines = (UNITS / "watchly-backup.service").read_text().splitlines()
+    for wanted in (
+        "EnvironmentFile=/etc/watchly/watchly.env",
+        "ReadWritePaths=/var/backups/watchly",
+        "User=watchly",
+    ):
+        assert wanted in lines
+    assert "useradd --system --home-dir /var/lib/watchly " in told
+    assert "WorkingDirectory=/var/lib/watchly" in lines
+    assert "python3 -m venv /opt/watchly " in told

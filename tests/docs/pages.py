@@ -17,7 +17,8 @@ A page says at its top what it takes for granted, as ``<!-- given: … -->``:
 - ``database``: an empty one that DATABASE_URL names;
 - the names of programs, without which the page cannot be tried and is skipped.
 
-Ports of 127.0.0.1 are free ones when a page is run. What a page starts in the background is ended with it.
+Ports of 127.0.0.1, and those after ``--port`` or ``PORT=``, are free ones when a page is run. The page is run
+beside `deploy/`. What it starts in the background is ended with it.
 """
 
 from __future__ import annotations
@@ -45,9 +46,11 @@ _VARYING: Final = (
     (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME"),
     (r"\w{3}, \d\d \w{3} \d{4} [\d:]+ GMT", "DATE"),
     (r"\b[0-9a-f]{32}\b", "KEY"),
+    (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "KEY"),
+    (r"\bwebhook-[0-9a-f]{8}\b", "WEBHOOK"),
     (r'"bytes":\d+', '"bytes":SIZE'),
     (r"\b[0-9A-F]+/[0-9A-F]+-[0-9a-f]+$", "POSITION"),
-    (r"\b(eyJ|wrt_|watchly_)[\w.…-]+", "SECRET"),
+    (r"\b(eyJ|wrt_|watchly_[0-9a-f]{12}_)[\w.…-]+", "SECRET"),
     (r'"(kid|x|y|prefix)":"[\w…-]+"', "PUBLIC"),
     (r"in \d+\.\d+s", "in SECONDS"),
 )

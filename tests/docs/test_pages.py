@@ -12,20 +12,24 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
 from tests.docs.pages import COMMANDS, ROOT, Block, Page, pages, steady, steps
-from tests.services import Service, environment, wait_until
+from tests.services import Service, as_url, environment, wait_until
 
 from watchly_adapters.settings import read_settings
 
 PAGES = pages()
 #: Seconds that a page may take.
 LONGEST = 110
+#: What of the repository a page may name: a reader who deploys it has it.
+KEPT = ("deploy",)
+#: Where a page names a port of this machine.
+PORT = re.compile(r"(127\.0\.0\.1:|--port |PORT=)(\d+)")
 #: Between what one block prints and what the next one does.
 MARK = "\x1e"
 
@@ -36,6 +40,8 @@ def folder(reachable_directory: Path) -> Path:
     folder = Path(tempfile.mkdtemp(dir=reachable_directory))
     folder.chmod(0o711)
     (folder / ".venv").symlink_to(sys.prefix)
+    for name in KEPT:
+        (folder / name).symlink_to(ROOT / name)
     return folder
 
 
@@ -47,7 +53,7 @@ def test_a_page(page: Page, folder: Path, tmp_path: Path, request: pytest.Fixtur
     todo = list(steps(page, tmp_path, sys.executable))
     variables = {"WATCHLY_HOME": str(folder / "home"), "AUTH": "on"}
     if "database" in page.given:
-        variables["DATABASE_URL"] = request.getfixturevalue("empty_database")
+        variables["DATABASE_URL"] = as_url(request.getfixturevalue("empty_database"))
     with ExitStack() as stack:
         ports = _ports(page)
         if "service" in page.given:
@@ -62,7 +68,7 @@ def test_a_page(page: Page, folder: Path, tmp_path: Path, request: pytest.Fixtur
 
 def _ports(page: Page) -> dict[str, str]:
     """A free port for each of this machine that a page names."""
-    names = {port for block in page.blocks for port in re.findall(r"127\.0\.0\.1:(\d+)", block.text)}
+    names = {port for block in page.blocks for _, port in PORT.findall(block.text)}
     with ExitStack() as stack:
         sockets = {name: stack.enter_context(socket.create_server(("127.0.0.1", 0))) for name in names}
         return {name: str(held.getsockname()[1]) for name, held in sockets.items()}
@@ -111,19 +117,23 @@ def _runs(group: int) -> bool:
 
 
 def _renumbered(text: str, ports: dict[str, str]) -> str:
-    return re.sub(r"127\.0\.0\.1:(\d+)", lambda found: f"127.0.0.1:{ports.get(found[1], found[1])}", text)
+    return PORT.sub(lambda found: found[1] + ports.get(found[2], found[2]), text)
 
 
 class Asked(Mapping[str, str]):
     """An environment that knows which variables it was asked for."""
 
     def __init__(self, values: Mapping[str, str | None]) -> None:
-        self._values = values
+        self._values = {name: value or "" for name, value in values.items()}
         self.names: set[str] = set()
 
     def __getitem__(self, name: str) -> str:
         self.names.add(name)
-        return self._values[name] or ""
+        return self._values[name]
+
+    def items(self) -> ItemsView[str, str]:
+        """All of them, which is to ask for none."""
+        return self._values.items()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
