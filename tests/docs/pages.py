@@ -8,6 +8,7 @@ What becomes of a block is told by its language, and where that is not enough by
 - ``dotenv``: settings, which are read as `watchly` does, beside those of the blocks before;
 - what begins with a brace: a directive, which the generator of the site sees to;
 - ``<!-- file: NAME -->``: what the reader puts into a file, for the blocks below;
+- ``<!-- add to: NAME -->``: what the reader adds to its end;
 - ``<!-- part of: PATH -->``: lines of a file of the repository, which other tests run;
 - ``<!-- by hand: REASON -->``: what no test can do, such as what root does to a machine.
 
@@ -17,8 +18,8 @@ A page says at its top what it takes for granted, as ``<!-- given: … -->``:
 - ``database``: an empty one that DATABASE_URL names;
 - the names of programs, without which the page cannot be tried and is skipped.
 
-Ports of 127.0.0.1, and those after ``--port`` or ``PORT=``, are free ones when a page is run. The page is run
-beside `deploy/`. What it starts in the background is ended with it.
+A page of an example is run in a copy of its folder, and others beside `deploy/`. Ports of 127.0.0.1, and those after
+``--port`` or ``PORT=``, are free ones when a page is run. What a page starts in the background is ended with it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from markdown_it import MarkdownIt
 
 ROOT: Final = Path(__file__).parents[2]
 
-_COMMENT: Final = re.compile(r"<!-- (?P<kind>given|file|part of|by hand): (?P<what>.+?) -->")
+_COMMENT: Final = re.compile(r"<!-- (?P<kind>given|file|add to|part of|by hand): (?P<what>.+?) -->")
 
 #: How Watchly is run and tested, as the README says first of all: the sessions of nox do so.
 COMMANDS: Final = (
@@ -53,6 +54,7 @@ _VARYING: Final = (
     (r"\b(eyJ|wrt_|watchly_[0-9a-f]{12}_)[\w.…-]+", "SECRET"),
     (r'"(kid|x|y|prefix)":"[\w…-]+"', "PUBLIC"),
     (r"in \d+\.\d+s", "in SECONDS"),
+    (r"\b\d+ passed", "ALL passed"),
 )
 
 
@@ -80,7 +82,7 @@ class Page(NamedTuple):
 
 def pages() -> list[Page]:
     """All pages with code in them that a reader may run."""
-    found = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+    found = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")])
     return [page for path in found if (page := read(path)).blocks]
 
 
@@ -127,11 +129,13 @@ def steps(page: Page, scratch: Path, python: str) -> Iterator[Step]:
         if block.language == "python" and not block.kind and after.language == "text"
     }
     for number, block in enumerate(page.blocks):
-        if block.kind == "file":
+        if block.kind in {"file", "add to"}:
             target = scratch / f"{number}.block"
             target.write_text(block.text, encoding="utf-8")
-            name = shlex.quote(block.what)
-            yield Step(block, f'mkdir -p "$(dirname {name})" && cp {shlex.quote(str(target))} {name}', "")
+            name, into = shlex.quote(block.what), ">" if block.kind == "file" else ">>"
+            yield Step(
+                block, f'mkdir -p "$(dirname {name})" && cat {shlex.quote(str(target))} {into} {name}', ""
+            )
         elif block.language == "python" and not block.kind:
             program = scratch / f"{number}.block"
             program.write_text(block.text, encoding="utf-8")

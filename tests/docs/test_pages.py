@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import ItemsView, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
+from tests.docs.environments import make_environment
 from tests.docs.pages import COMMANDS, ROOT, Block, Page, pages, steady, steps
 from tests.services import Service, as_url, environment, wait_until
 
@@ -28,6 +28,12 @@ PAGES = pages()
 LONGEST = 110
 #: What of the repository a page may name: a reader who deploys it has it.
 KEPT = ("deploy",)
+#: Python and pytest are as the reader has them: without what the tests of this repository add.
+LEFT_ALONE = {
+    "PYTHONWARNINGS": "",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "PYTEST_PLUGINS": "anyio.pytest_plugin",
+}
 #: Where a page names a port of this machine.
 PORT = re.compile(r"(127\.0\.0\.1:|--port |PORT=)(\d+)")
 #: Between what one block prints and what the next one does.
@@ -36,10 +42,10 @@ MARK = "\x1e"
 
 @pytest.fixture
 def folder(reachable_directory: Path) -> Path:
-    """Where a page is run: it has an environment with Watchly, as the reader's has."""
+    """Where a page is run: it has an environment of its own with Watchly, as the reader's has."""
     folder = Path(tempfile.mkdtemp(dir=reachable_directory))
     folder.chmod(0o711)
-    (folder / ".venv").symlink_to(sys.prefix)
+    make_environment(folder / ".venv")
     for name in KEPT:
         (folder / name).symlink_to(ROOT / name)
     return folder
@@ -50,7 +56,9 @@ def test_a_page(page: Page, folder: Path, tmp_path: Path, request: pytest.Fixtur
     programs = [name for name in page.given if name not in {"service", "database"}]
     if missing := [name for name in programs if shutil.which(name) is None]:
         pytest.skip(f"{', '.join(missing)} cannot be run here")
-    todo = list(steps(page, tmp_path, sys.executable))
+    if page.path.is_relative_to(ROOT / "examples"):
+        shutil.copytree(page.path.parent, folder, dirs_exist_ok=True)
+    todo = list(steps(page, tmp_path, str(folder / ".venv/bin/python")))
     variables = {"WATCHLY_HOME": str(folder / "home"), "AUTH": "on"}
     if "database" in page.given:
         variables["DATABASE_URL"] = as_url(request.getfixturevalue("empty_database"))
@@ -61,7 +69,8 @@ def test_a_page(page: Page, folder: Path, tmp_path: Path, request: pytest.Fixtur
             ports["5000"] = service.url.rpartition(":")[2]
         else:
             variables["PORT"] = ports.get("5000", "5000")
-        shown = _run([step.script for step in todo], ports, folder, tmp_path, environment(**variables))
+        shell = environment(**variables, **LEFT_ALONE)
+        shown = _run([step.script for step in todo], ports, folder, tmp_path, shell)
     for step, output in zip(todo, shown, strict=True):
         assert steady(output) == steady(step.output), f"{page}:{step.block.line}"
 

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.services import environment
-
 EXAMPLES = Path(__file__).parents[2] / "examples"
 #: What the packages may have, so that whoever writes one sees that it is little.
 MOST_LINES = 250
@@ -24,31 +22,6 @@ def install(name: str, target: Path) -> Path:
 def path_with(installed: Path) -> str:
     """What PYTHONPATH is to be for a process that has what was installed, and what this one has."""
     return os.pathsep.join([str(installed), *sys.path])
-
-
-def run_suites(name: str, installed: Path) -> str:
-    """Run the tests of the example of this name on what was installed; what pytest says at its end."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:randomly",
-        str(EXAMPLES / name),
-    ]
-    done = subprocess.run(
-        command,
-        cwd=EXAMPLES.parent,
-        env=environment(PYTHONPATH=path_with(installed)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-5_000:]
-    return done.stdout.splitlines()[-1]
 
 
 def lines_of(name: str) -> int:
