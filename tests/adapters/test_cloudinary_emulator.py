@@ -229,15 +229,38 @@ def test_one_request_has_a_limit_that_clients_get_to_see(emulator: CloudinaryEmu
             assert reply.read().startswith(b"HTTP/1.1 413 ")
 
 
-@pytest.mark.parametrize("length", [None, "-1", "x", "²"])
-def test_a_body_has_a_length(emulator: CloudinaryEmulator, length: str | None) -> None:
-    headers = {"Transfer-Encoding": "chunked"} if length is None else {"Content-Length": length}
+@pytest.mark.parametrize(
+    "header", ["Content-Length: -1", "Content-Length: x", "Content-Length: ²", "Transfer-Encoding: gzip"]
+)
+def test_a_body_has_a_length(emulator: CloudinaryEmulator, header: str) -> None:
+    assert sent(emulator, f"{header}\r\n\r\n".encode("latin-1")).startswith(b"HTTP/1.1 411 ")
+
+
+def sent(emulator: CloudinaryEmulator, rest: bytes) -> bytes:
+    """What an upload is answered of which this is what comes after its first line."""
     address = ("127.0.0.1", int(emulator.upload_prefix.rpartition(":")[2]))
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     with socket.create_connection(address, timeout=PATIENCE) as client:
-        client.sendall(f"POST /v1_1/emulated/image/upload HTTP/1.1\r\n{lines}\r\n".encode("latin-1"))
+        client.sendall(b"POST /v1_1/emulated/image/upload HTTP/1.1\r\nConnection: close\r\n" + rest)
         with client.makefile("rb") as reply:
-            assert reply.read().startswith(b"HTTP/1.1 411 ")
+            return reply.read()
+
+
+def test_a_body_may_come_in_chunks(emulator: CloudinaryEmulator) -> None:
+    boundary = "form"
+    fields = signed(emulator) | {"api_key": emulator.api_key}
+    form = "".join(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    ).encode()
+    form += f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'.encode()
+    form += PNG + f"\r\n--{boundary}--\r\n".encode()
+    chunks = b"".join(
+        b"%X;a=b\r\n%b\r\n" % (len(part), part) for part in (form[:100], form[100:101], form[101:])
+    )
+    head = f"Transfer-Encoding: chunked\r\nContent-Type: multipart/form-data; boundary={boundary}\r\n\r\n"
+    assert sent(emulator, head.encode() + chunks + b"0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+    for cut in (b"x\r\n", b"-1\r\n", b"\r\n", b"0\r\nTrailer: a\r\n\r\n"):
+        assert sent(emulator, head.encode() + chunks + cut).startswith(b"HTTP/1.1 400 ")
 
 
 BROKEN_FORMS = {

@@ -29,7 +29,9 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from tests.conftest import new_database
 from tests.legacy import (
+    ADVANCE,
     DEADLINE,
+    INSERT,
     LEGACY,
     ROWS,
     SELECT,
@@ -50,8 +52,8 @@ from watchly_adapters.postgres.migrate import Migration, migrations, pending
 from watchly_adapters.testing.stores import add_user, events_of
 from watchly_core.errors import Misconfigured, Unavailable
 from watchly_core.events import MovieAdded
-from watchly_core.movies import MovieDraft
-from watchly_core.queries import MovieQuery
+from watchly_core.movies import Movie, MovieDraft
+from watchly_core.queries import Cursor, MovieQuery, Sort
 
 pytestmark = pytest.mark.anyio
 
@@ -857,3 +859,154 @@ async def test_a_right_that_was_lost_is_named_in_one_line(
         await migrate(url)
     assert "cannot be indexed" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# A table whose times have a zone, as Sequelize makes it of its own accord
+
+ZONED: Final = LEGACY.replace("TIMESTAMP DEFAULT", "TIMESTAMP WITH TIME ZONE DEFAULT")
+
+
+def make_zoned(url: str) -> list[Movie]:
+    """Rows in a database whose sessions are elsewhere than in UTC, as they are to be read."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        name = sql.Identifier(str(conninfo_to_dict(url)["dbname"]))
+        connection.execute(sql.SQL("ALTER DATABASE {} SET TimeZone = 'Asia/Tokyo'").format(name))
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(ZONED)
+        connection.cursor().executemany(INSERT, ROWS)
+        connection.execute(ADVANCE)
+    return list(map(as_movie, ROWS))
+
+
+async def test_times_with_a_zone_are_the_same_moments(empty_database: str) -> None:
+    movies = make_zoned(empty_database)
+    assert await migrate(empty_database) == LABELS
+    async with PostgresDatabase(empty_database) as database:
+        assert list((await database.queries.find(MovieQuery(limit=100))).data) == movies
+        for movie in movies:
+            assert await database.queries.get(movie.id) == movie
+            (event,) = await events_of(database.queries, movie.id)
+            assert event.movie == movie
+        query = MovieQuery(sort=(Sort("created_at", descending=True),), limit=2)
+        paged: list[Movie] = []
+        while True:
+            page = await database.queries.find(query)
+            paged += page.data
+            if page.next_cursor is None:
+                break
+            query = msgspec.structs.replace(query, cursor=Cursor.decode(page.next_cursor))
+        moments = [movie.created_at for movie in paged if movie.created_at is not None]
+        assert moments == sorted(moments, reverse=True)
+        assert sorted(movie.id for movie in paged) == [movie.id for movie in movies]
+    assert_searchable(empty_database)
+
+
+async def test_times_with_a_zone_are_written_as_the_same_moments(empty_database: str) -> None:
+    make_zoned(empty_database)
+    await migrate(empty_database)
+    at = dt.datetime(2026, 2, 3, 23, 59, 59, 999_999, dt.UTC)
+    drafts = [MovieDraft(title=f"Film {number}") for number in range(101)]
+    async with PostgresDatabase(empty_database) as database:
+        async with database.transactions() as tx:
+            written = [await tx.movies.add(drafts[0], at)]
+            written += await tx.movies.add_many(drafts[:2], at)
+            written += await tx.movies.add_many(drafts, at)
+            changed = [msgspec.structs.replace(movie, version=2, updated_at=at) for movie in written[:3]]
+            await tx.movies.replace(changed[0])
+            await tx.movies.replace_many(changed[1:])
+            await tx.movies.remove(written[3].id)
+            await tx.movies.restore(written[3])
+        async with await psycopg.AsyncConnection.connect(empty_database) as host:
+            joined = database.joined(host)
+            async with joined.transactions() as tx:
+                written += await tx.movies.add_many(drafts[:1], at)
+                written.append(await tx.movies.add(drafts[0], at))
+        for movie in changed + written[3:]:
+            assert await database.queries.get(movie.id) == movie
+    # As the other program sees them.
+    query = """
+        SELECT count(*) FROM movies
+        WHERE created_at = '2026-02-03 23:59:59.999999+00' AND updated_at = created_at
+    """
+    assert select(empty_database, query) == [(len(written),)]
+
+
+# What is refused before anything is changed
+
+REFUSED: Final[dict[str, tuple[list[LiteralString], str]]] = {
+    "capitals": ([LEGACY.replace("movies", '"Movies"')], "a table whose name has capital letters"),
+    "bigint": ([LEGACY.replace("SERIAL", "BIGSERIAL")], "id is bigint, and has to be integer"),
+    "uuid": (
+        [LEGACY.replace("SERIAL", "uuid DEFAULT gen_random_uuid()")],
+        "id is uuid, and has to be integer",
+    ),
+    "enum": (
+        ["CREATE TYPE genres AS ENUM ('Crime')", LEGACY.replace("genre VARCHAR(100)", "genre genres")],
+        "genre is genres, and has to be character varying",
+    ),
+    "year": (
+        [LEGACY.replace("release_year INTEGER", "release_year VARCHAR(4)")],
+        "release_year is character varying(4), and has to be integer",
+    ),
+    "needed": ([LEGACY, "ALTER TABLE movies ALTER genre SET NOT NULL"], "genre has to take NULL"),
+    "taken": (
+        [LEGACY, "ALTER TABLE movies ADD image text, ADD version integer"],
+        "image is a name that Watchly takes for itself; version is a name",
+    ),
+    "unknown": (
+        [LEGACY, "ALTER TABLE movies ADD director text NOT NULL"],
+        "director is NOT NULL and has no default",
+    ),
+    "paranoid": (
+        [
+            LEGACY,
+            "ALTER TABLE movies ADD deleted_at timestamptz",
+            "INSERT INTO movies (title, deleted_at) VALUES ('Heat', NULL), ('Ran', now())",
+        ],
+        "only marked as deleted (deleted_at) would be shown: 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("trouble", REFUSED)
+async def test_what_cannot_be_adopted_is_refused_and_left_as_it_is(empty_database: str, trouble: str) -> None:
+    statements, reason = REFUSED[trouble]
+    execute(empty_database, *statements)
+    before = {name: select(empty_database, query) for name, query in CATALOGUE.items()}
+    with pytest.raises(Misconfigured) as caught:
+        await migrate(empty_database)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert catalogue(empty_database) == before
+
+
+async def test_more_columns_are_left_to_whoever_has_them(empty_database: str) -> None:
+    execute(
+        empty_database,
+        LEGACY,
+        "ALTER TABLE movies ADD director text, ADD rating integer NOT NULL DEFAULT 3",
+        "ALTER TABLE movies ADD deleted_at timestamptz",
+        "INSERT INTO movies (title, director, rating) VALUES ('Heat', 'Michael Mann', 5)",
+    )
+    await migrate(empty_database)
+    async with PostgresDatabase(empty_database) as database, database.transactions() as tx:
+        heat = await tx.movies.get(1)
+        await tx.movies.replace(msgspec.structs.replace(heat, genre="Crime", version=2))
+        await tx.movies.add_many([MovieDraft(title="Ran")], dt.datetime.now(dt.UTC))
+    assert select(empty_database, "SELECT title, genre, director, rating FROM movies ORDER BY id") == [
+        ("Heat", "Crime", "Michael Mann", 5),
+        ("Ran", None, None, 3),
+    ]
+
+
+async def test_columns_that_are_too_short_are_made_longer(empty_database: str) -> None:
+    short = LEGACY.replace("VARCHAR(255)", "VARCHAR(80)").replace(
+        "description TEXT", "description VARCHAR(255)"
+    )
+    execute(empty_database, short.replace("VARCHAR(100)", "VARCHAR(50)"))
+    await migrate(empty_database)
+    draft = MovieDraft(title="x" * 255, description="y" * 10_000, genre="z" * 100)
+    async with PostgresDatabase(empty_database) as database:
+        async with database.transactions() as tx:
+            added = await tx.movies.add(draft, dt.datetime.now(dt.UTC))
+        assert await database.queries.get(added.id) == added

@@ -16,6 +16,7 @@ A page says at its top what it takes for granted, as ``<!-- given: … -->``:
 
 - ``service``: `watchly serve` runs in another terminal, at 127.0.0.1:5000;
 - ``database``: an empty one that DATABASE_URL names;
+- ``postgresql``: the server's own programs, such as `psql` and `pg_dump`;
 - the names of programs, without which the page cannot be tried and is skipped.
 
 A page of an example is run in a copy of its folder, and others beside `deploy/`. Ports of 127.0.0.1, and those after

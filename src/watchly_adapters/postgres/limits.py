@@ -10,9 +10,11 @@ import msgspec
 from watchly_adapters.postgres.pipelines import PipelinedConnection, Sending
 
 # By a statement, and not when connecting: poolers in front of a server refuse what they do not know there.
+# Times mean UTC, also those that an index is made of where the table of an older system gives them a zone.
 _SESSION: Final = Sending(b"""/* limits.session */
     SELECT set_config('statement_timeout', $1, false), set_config('lock_timeout', $2, false),
-           set_config('idle_in_transaction_session_timeout', $3, false)
+           set_config('idle_in_transaction_session_timeout', $3, false),
+           set_config('TimeZone', 'UTC', false)
 """)
 _TRANSACTION: Final = Sending(b"""/* limits.transaction */
     SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true),

@@ -54,8 +54,10 @@ _NOTE: Final = "/* migrate.note */ INSERT INTO watchly_migrations (number, name)
 _TRY_LOCK: Final = "/* migrate.try_lock */ SELECT pg_try_advisory_lock(%s)"
 _ENCODING: Final = "/* migrate.encoding */ SELECT current_setting('server_encoding')"
 # A server's usual limit is one for queries: an index takes as long as it takes. Waiting for locks does not.
+# Where the older system gave its times a zone, what is made of them is in UTC.
 _SET_TIMEOUTS: Final = """/* migrate.set_timeouts */
-    SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', %s, false)
+    SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', %s, false),
+           set_config('TimeZone', 'UTC', false)
 """
 # Otherwise a server notices that its client was killed when it has done, and holds the lock until then.
 _SET_CHECK: Final = "SET client_connection_check_interval = '5s'"

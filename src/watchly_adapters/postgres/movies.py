@@ -1,6 +1,7 @@
 """Movies in PostgreSQL: their rows, and the repository.
 
-Times are stored as the older system stored them, without a zone and in UTC.
+Times are stored as the older system stored them: without a zone and in UTC, or with one where its table
+has that.
 """
 
 from __future__ import annotations
@@ -53,9 +54,13 @@ def as_movie(  # noqa: PLR0913, PLR0917 - a row
         image_url,
         None if image is None else _decode_image(image),
         version,
-        None if created_at is None else _AWARE + (created_at - _NAIVE),
-        None if updated_at is None else _AWARE + (updated_at - _NAIVE),
+        None if created_at is None else _in_utc(created_at),
+        None if updated_at is None else _in_utc(updated_at),
     )
+
+
+def _in_utc(at: datetime) -> datetime:
+    return _AWARE + (at - _NAIVE) if at.tzinfo is None else at.astimezone(UTC)
 
 
 def _added(movie_id: int, unknown: list[str]) -> tuple[int, list[str]]:
@@ -120,11 +125,8 @@ _ADD_SOME: Final = Query(
             title, description, release_year, genre, version, created_at, updated_at,
             title_key, search, search_version
         )
-        SELECT title, description, release_year, genre, 1, %s::timestamp, %s::timestamp,
-            title_key, search::tsvector, 1
-        FROM ROWS FROM (json_to_recordset(%s::text::json) AS (
-            title text, description text, release_year integer, genre text, title_key text, search text
-        )) WITH ORDINALITY
+        SELECT title, description, release_year, genre, 1, created_at, updated_at, title_key, search, 1
+        FROM json_populate_recordset(NULL::movies, %s::text::json) WITH ORDINALITY
         ORDER BY ordinality
         RETURNING id
     )
@@ -169,12 +171,8 @@ _REPLACE_SOME: Final = Query(
         SET title = given.title, description = given.description, release_year = given.release_year,
             genre = given.genre, image_url = given.image_url, image = given.image, version = given.version,
             created_at = given.created_at, updated_at = given.updated_at,
-            title_key = given.title_key, search = given.search::tsvector, search_version = given.version
-        FROM json_to_recordset(%s::text::json) AS given (
-            id bigint, title text, description text, release_year integer, genre text, image_url text,
-            image jsonb, version integer, created_at timestamp, updated_at timestamp,
-            title_key text, search text
-        )
+            title_key = given.title_key, search = given.search, search_version = given.version
+        FROM json_populate_recordset(NULL::movies, %s::text::json) AS given
         WHERE movies.id = given.id
         RETURNING movies.id
     )
@@ -207,9 +205,9 @@ _FEW: Final = 100
 _SLICE: Final = 100
 
 
-def stored_time(at: datetime | None) -> datetime | None:
-    """A time as the table holds it."""
-    return None if at is None else at.astimezone(UTC).replace(tzinfo=None)
+def stored_time(at: datetime | None) -> str | None:
+    """A time as the table takes it: a column without a zone passes over the one that is named."""
+    return None if at is None else at.astimezone(UTC).isoformat()
 
 
 def movie_cursor(connection: HostConnection) -> AsyncCursor[Movie]:
@@ -262,8 +260,7 @@ class PostgresMovies:
             await sink.execute(_NEXT_IDS, (len(drafts),))
             ids: list[int] = await sink.fetchall()
             movies = [created(movie_id, draft, at) for movie_id, draft in zip(ids, drafts, strict=True)]
-            # As text: psycopg would format the same moment twice for each row.
-            stored = str(stored_time(at))
+            stored = stored_time(at)
             words: set[str] = set()
             async with sink.copy(_LOAD) as copy:
                 for start in range(0, len(movies), _SLICE):
@@ -279,12 +276,12 @@ class PostgresMovies:
         """By one statement, where COPY and its round trips would cost more."""
         rows = []
         words: set[str] = set()
+        times = dict.fromkeys(("created_at", "updated_at"), stored_time(at))
         for draft in drafts:
             searched = index(draft)
             words.update(searched.words)
-            rows.append(asdict(draft) | _search_columns(searched))
-        stored = stored_time(at)
-        row = await _ADD_SOME.row(self._connection, (stored, stored, _encode(rows).decode(), list(words)))
+            rows.append(asdict(draft) | times | _search_columns(searched))
+        row = await _ADD_SOME.row(self._connection, (_encode(rows).decode(), list(words)))
         if row is None or len(row[0]) != len(drafts):  # there is an id for each that is inserted
             raise Unavailable("database", "an insert gave no ids")
         ids, unknown = row
@@ -349,7 +346,7 @@ class PostgresMovies:
         await self._vocabulary.add(unknown or ())
 
 
-def _values(movie: Movie, searched: Searched) -> tuple[str | int | datetime | None, ...]:
+def _values(movie: Movie, searched: Searched) -> tuple[str | int | None, ...]:
     """All of a row but its id."""
     return (
         movie.title,
@@ -371,7 +368,7 @@ def _search_columns(searched: Searched) -> dict[str, str]:
     return {"title_key": searched.title_key, "search": searched.search}
 
 
-def _rows(movies: Sequence[Movie], stored: str, words: set[str]) -> list[tuple[object, ...]]:
+def _rows(movies: Sequence[Movie], stored: str | None, words: set[str]) -> list[tuple[object, ...]]:
     """The rows of new movies for COPY; the words in them are added to `words`."""
     rows: list[tuple[object, ...]] = []
     for movie in movies:

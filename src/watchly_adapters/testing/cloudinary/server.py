@@ -24,6 +24,8 @@ from watchly_adapters.testing.cloudinary.messages import BLOCK, IN_MEMORY, Answe
 _LARGEST_REQUEST: Final = 100_000_000
 #: Seconds for a client whose request is too large to see the answer and to stop sending.
 _LINGER: Final = 5.0
+#: Bytes of a line between chunks, at most.
+_LONGEST_LINE: Final = 1_000
 
 
 class Service(Protocol):
@@ -85,6 +87,12 @@ class Server(ThreadingHTTPServer):
             traceback.print_exc()
 
 
+def _size(line: bytes) -> int | None:
+    """How many bytes the chunk has that this line begins; None if it begins none."""
+    text = line.partition(b";")[0].strip()
+    return int(text, 16) if text and not text.strip(b"0123456789abcdefABCDEF") else None
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     # Head and body leave together, or the body would wait for the client to acknowledge the head.
@@ -116,6 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _receive(self, content: IO[bytes]) -> bool:
         """Read the body; whether all of it came, and the request can be answered."""
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            return self._receive_chunks(content)
         text = self.headers.get("Content-Length", "0")
         left = int(text) if text.isascii() and text.isdigit() else -1
         if left < 0 or "Transfer-Encoding" in self.headers:
@@ -131,6 +141,22 @@ class _Handler(BaseHTTPRequestHandler):
         if left:
             self.close_connection = True
         return not left
+
+    def _receive_chunks(self, content: IO[bytes]) -> bool:
+        """Read a body that comes in chunks, as Cloudinary's library for Node sends it."""
+        received = 0
+        while size := _size(self.rfile.readline(_LONGEST_LINE)):
+            received += size
+            if received > _LARGEST_REQUEST:
+                self._turn_away()
+                return False
+            content.write(self.rfile.read(size))
+            self.rfile.readline(_LONGEST_LINE)
+        if size is None or self.rfile.readline(_LONGEST_LINE).strip():
+            self.close_connection = True
+            self._send(refusal(400, "The body is not in chunks"))
+            return False
+        return True
 
     def _turn_away(self) -> None:
         """Answer before the body is sent, and let the client see it: closing at once would hide it."""
