@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from io import BytesIO
 from typing import IO, TYPE_CHECKING, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -11,6 +12,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from watchly_adapters.headers import measure
 from watchly_adapters.settings import Settings
 from watchly_core.errors import ImageRejected, Misconfigured, Unavailable
 from watchly_core.images import VARIANTS, Image, StoredImage, Ticket, is_key
@@ -23,6 +25,8 @@ T = TypeVar("T")
 
 #: What one request can store (Amazon S3 API reference, PutObject).
 MAX_BYTES: Final = 5 * 1024**3
+#: Bytes of an image in which its header is looked for.
+HEAD: Final = 1_000_000
 #: Calls at a time: they block.
 CALLS: Final = 8
 #: Seconds for a connection, and for each answer.
@@ -96,13 +100,24 @@ class S3Images:
             return None
 
         def ask() -> StoredImage | None:
+            name = self._name(key)
             try:
-                found = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
+                size = self._client.head_object(Bucket=self._bucket, Key=name)["ContentLength"]
             except ClientError as error:
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
                     return None
                 raise
-            return StoredImage(found["ContentLength"])
+            if size == 0:
+                return StoredImage(0)
+            # S3 looks into nothing: what a ticket brought is what its own header says.
+            head = self._client.get_object(
+                Bucket=self._bucket, Key=self._name(key), Range=f"bytes=0-{HEAD - 1}"
+            )
+            try:
+                seen = measure(BytesIO(head["Body"].read()))
+            except ImageRejected:
+                return StoredImage(size)
+            return StoredImage(size, seen.width, seen.height, seen.format)
 
         return await self._call(ask)
 

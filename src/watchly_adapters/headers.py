@@ -24,7 +24,7 @@ from watchly_core.errors import ImageUnreadable, Misconfigured
 from watchly_core.images import SNIFF_BYTES, Measured, Rendition, sniff
 from watchly_core.threads import Threads
 
-__all__ = ["HeaderInspector"]
+__all__ = ["HeaderInspector", "measure"]
 
 #: How many segments, chunks, boxes and entries of one file are looked at; real images have a few dozen.
 _MOST_PARTS: Final = 20_000
@@ -83,7 +83,12 @@ class HeaderInspector:
 
 
 def measure(source: IO[bytes]) -> Measured:
-    """What `HeaderInspector.measure` says, for callers that are in a thread already."""
+    """What `HeaderInspector.measure` says, for callers that are in a thread already.
+
+    Raises:
+        ImageTypeUnsupported: it is of none of the formats that the catalogue takes.
+        ImageUnreadable: its header is broken, or ends too early.
+    """
     try:
         source.seek(0)
         format_ = sniff(source.read(SNIFF_BYTES))

@@ -19,8 +19,8 @@ A page says at its top what it takes for granted, as ``<!-- given: … -->``:
 - ``postgresql``: the server's own programs, such as `psql` and `pg_dump`;
 - the names of programs, without which the page cannot be tried and is skipped.
 
-A page of an example is run in a copy of its folder, and others beside `deploy/`. Ports of 127.0.0.1, and those after
-``--port`` or ``PORT=``, are free ones when a page is run. What a page starts in the background is ended with it.
+A page of an example is run in a copy of its folder, and others beside `deploy/`. Ports of 127.0.0.1 and those
+after ``--port`` or ``PORT=`` are free ones when a page is run. What it starts in the background ends with it.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class Page(NamedTuple):
 
 def pages() -> list[Page]:
     """All pages with code in them that a reader may run."""
-    found = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")])
+    folders = ("README.md", "deploy/README.md", "docs/**/*.md", "examples/*/README.md")
+    found = sorted(path for folder in folders for path in ROOT.glob(folder))
     return [page for path in found if (page := read(path)).blocks]
 
 
@@ -144,11 +145,7 @@ def steps(page: Page, scratch: Path, python: str) -> Iterator[Step]:
             yield Step(block, f'PYTHONPATH="$PWD:$PYTHONPATH" {command}', outputs.get(number, ""))
         elif block.language == "console":
             yield Step(block, "\n".join(_commands(block)), block.text)
-        elif (
-            block.kind not in {"part of", "by hand"}
-            and block.language not in {"json", "dotenv"}
-            and number - 1 not in outputs
-        ):
+        elif not _is_seen_to(block) and number - 1 not in outputs:
             raise ValueError(f"{page}:{block.line}: what becomes of this block ({block.language})?")
 
 
