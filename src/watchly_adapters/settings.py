@@ -45,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the environment says, checked; each field is the variable of its name in lower case.
 
     `database_url` and `image_store_url` are None where the embedded ones are meant; `home` is WATCHLY_HOME.
-    `traces` has the OTEL_ variables, if these want traces.
+    `traces` has the variables `OTEL_…`, if these want traces.
     """
 
     host: str = "127.0.0.1"

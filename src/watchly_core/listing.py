@@ -41,7 +41,7 @@ def listed(
         most: how many at most; None for all.
 
     Returns:
-        The movies, and whether the words of the query had to be guessed: see `Page.of`.
+        The movies, and whether the words of the query had to be guessed (see `Page.of`).
     """
     admitted, similar = _admitted(query, movies, entries)
     placed = [

@@ -65,6 +65,10 @@ class Api:
             for name in sorted(_exports(module)):
                 yield from self._thing(module, name)
 
+    def home(self, module: str, name: str) -> str:
+        """Where the public `name` of `module` is shown: there, or where it is defined."""
+        return self._shown[_named(self.modules[module], name).canonical_path]
+
     def strays(self) -> Sequence[str]:
         """What public signatures name that is not public itself, and where."""
         found: set[str] = set()
