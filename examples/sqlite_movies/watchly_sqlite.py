@@ -70,7 +70,7 @@ class SqliteDatabase(PartialDatabase):
                 receipts=SqliteReceipts(writing, turn),
             ),
             begin=lambda: writing.do("BEGIN IMMEDIATE"),
-            commit=lambda: writing.do("COMMIT"),
+            commit=lambda _: writing.do("COMMIT"),
             roll_back=lambda: writing.do("ROLLBACK"),
             on_commit=self.signal.tell,
         )

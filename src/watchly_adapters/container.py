@@ -182,7 +182,9 @@ def make_access(  # noqa: PLR0913, PLR0917 - as it has them
     ticks: Ticks,
 ) -> Access:
     """What tells who a request is from: by keys and people of the database, or by published keys alone."""
-    people, tokens = (database.people, signing_keys()) if published is None else (None, published)
+    people = database.people if published is None else None
+    # A store without people has no keys that sign, and needs no secret to seal them.
+    tokens = published or (signing_keys() if "people" in database.keeps else None)
     return Access(people, tokens, api_keys, everybody=settings.everybody, clock=clock, ticks=ticks)
 
 

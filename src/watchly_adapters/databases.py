@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Literal, Protocol, TypeAlias, TypeGuard, get_args, runtime_checkable
 
@@ -13,6 +14,13 @@ __all__ = ["EVERYTHING", "Database", "Kept", "is_database"]
 Kept: TypeAlias = Literal["images", "people", "receipts", "relays"]
 #: All of that.
 EVERYTHING: Final[frozenset[Kept]] = frozenset(get_args(Kept))
+#: How people are told of what is not kept.
+WORDS: Final[Mapping[Kept, str]] = {
+    "images": "images",
+    "people": "people",
+    "receipts": "receipts of writes",
+    "relays": "targets that are told of changes",
+}
 
 
 @runtime_checkable
@@ -22,6 +30,11 @@ class Database(AbstractAsyncContextManager["Database"], Protocol):
     @property
     def keeps(self) -> frozenset[Kept]:
         """What it keeps beside movies and their events; the rest of its parts are never used."""
+        ...
+
+    @property
+    def for_one_process(self) -> bool:
+        """Whether what others do to it, and at which tasks they are, is not known here."""
         ...
 
     @property

@@ -257,16 +257,18 @@ _STRAY_PERCENT: Final = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 def database_url(text: str) -> str | None:
     """The URL of a PostgreSQL, or of a store that an installed package brings, or `MEMORY`."""
-    if text == MEMORY or _is_server(text) or _is_brought(text, plugins.MOVIE_STORES):
+    if text == MEMORY or is_server(text):
         return text
+    if brought := _brought_url(text, plugins.MOVIE_STORES):
+        return brought
     wanted = f"a postgresql:// URL, with odd characters as %XX, or {MEMORY}"
     raise ValueError(f"must be {wanted}{_brought(plugins.MOVIE_STORES)}")
 
 
-def _is_brought(text: str, kind: plugins.Kind) -> bool:
-    """Whether an installed package knows URLs like this one."""
-    scheme, colon, _ = text.partition(":")
-    return bool(colon) and scheme in plugins.schemes(kind)
+def _brought_url(text: str, kind: plugins.Kind) -> str | None:
+    """The URL, if an installed package knows such ones; a scheme is the same in any case."""
+    url = _plain(text)
+    return url if ":" in text and url.partition(":")[0] in plugins.schemes(kind) else None
 
 
 def _brought(kind: plugins.Kind) -> str:
@@ -276,10 +278,10 @@ def _brought(kind: plugins.Kind) -> str:
 
 def broker_url(text: str) -> str | None:
     """The URL of a broker that an installed package knows."""
-    if not _is_brought(text, plugins.PUBLISHERS):
-        known = _brought(plugins.PUBLISHERS).removeprefix(", or ")
-        raise ValueError(f"must be {known or 'one that an installed package knows, and none does'}")
-    return text
+    if brought := _brought_url(text, plugins.PUBLISHERS):
+        return brought
+    known = _brought(plugins.PUBLISHERS).removeprefix(", or ")
+    raise ValueError(f"must be {known or 'one that an installed package knows, and none does'}")
 
 
 def nats_url(text: str) -> str | None:
@@ -306,13 +308,14 @@ def valkey_url(text: str) -> str | None:
 _VALKEY_PATH: Final = re.compile(r"(/[0-9]{0,5})?")
 
 
-def _is_server(text: str) -> bool:
+def is_server(text: str) -> bool:
+    """Whether it is the URL of a PostgreSQL."""
     return _DATABASE_URL.fullmatch(text) is not None and _STRAY_PERCENT.search(text) is None
 
 
 def replica_url(text: str) -> str | None:
     """The URL of a PostgreSQL."""
-    if not _is_server(text):
+    if not is_server(text):
         raise ValueError("must be a postgresql:// URL, with odd characters as %XX")
     return text
 
@@ -335,12 +338,12 @@ def image_store_url(text: str) -> str | None:
     if parts.scheme == "cloudinary":
         return cloudinary_url(text)
     if parts.scheme != "file":
-        if _is_brought(text, plugins.IMAGE_STORES):
-            return text
+        if brought := _brought_url(text, plugins.IMAGE_STORES):
+            return brought
         raise ValueError(f"must be {wanted}{_brought(plugins.IMAGE_STORES)}")
     if parts.netloc or parts.query or parts.fragment or not parts.path.startswith("/"):
         raise ValueError("must name a folder by its whole path, with three slashes and odd characters as %XX")
-    return text
+    return _plain(text)
 
 
 def cloudinary_url(text: str) -> str | None:
@@ -349,4 +352,10 @@ def cloudinary_url(text: str) -> str | None:
     parts = _split(text, wanted)
     if parts.scheme != "cloudinary" or not (parts.username and parts.password and parts.hostname):
         raise ValueError(f"must be {wanted}")
-    return text
+    return _plain(text)
+
+
+def _plain(url: str) -> str:
+    """The URL with its scheme in lower case, as all that asks for that expects it."""
+    scheme, _, rest = url.partition(":")
+    return f"{scheme.lower()}:{rest}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, TypeVar, get_args
@@ -12,6 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from watchly_adapters import setting_values as parse
+from watchly_adapters.databases import EVERYTHING, Kept
 from watchly_core.catalogue import IMAGE_GRACE
 from watchly_core.errors import Misconfigured
 from watchly_core.gallery import MAX_IMAGE_BYTES
@@ -108,15 +109,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def in_postgres(self) -> bool:
         """Whether it is a PostgreSQL, the embedded one as well."""
-        # What starts one names it as libpq does, which is no URL.
-        scheme, slashes, _ = (self.database_url or "").partition("://")
-        return not self.in_memory and (not slashes or scheme in {"postgres", "postgresql"})
+        # What starts one names it as libpq does, by words such as host=/tmp, which is no URL.
+        scheme, colon, _ = (self.database_url or "").partition(":")
+        return not self.in_memory and (not colon or "=" in scheme or scheme in {"postgres", "postgresql"})
 
     @property
-    def needs_secret(self) -> bool:
-        """Whether anything is signed by the secret, or by what it seals, or verified so."""
+    def is_brought(self) -> bool:
+        """Whether it is a store of another package."""
+        return not (self.in_memory or self.in_postgres)
+
+    def needs_secret(self, keeps: Collection[Kept] = EVERYTHING) -> bool:
+        """Whether anything is signed by the secret, or by what it seals, or verified so.
+
+        Args:
+            keeps: what the database keeps.
+        """
         files = (self.image_store_url or MEMORY).startswith(("file:", MEMORY))
-        return self.jwks_url is None or ("images" in self.service and files)
+        images = "images" in keeps and "images" in self.service
+        return ("people" in keeps and self.jwks_url is None) or (images and files)
 
     @property
     def everybody(self) -> frozenset[Permission]:
@@ -283,7 +293,7 @@ _REPLICA_EXAMPLE: Final = "postgresql://user:password@replica/watchly"
 def _replica(given: _Variables) -> str | None:
     url = given.get("READ_DATABASE_URL", parse.replica_url, None, _REPLICA_EXAMPLE)
     primary = given.get("DATABASE_URL", parse.text, "", "")
-    if url is not None and primary in {"", MEMORY}:
+    if url is not None and not parse.is_server(primary):
         raise Misconfigured(
             "READ_DATABASE_URL names a replica, and DATABASE_URL no server that could have one;"
             " an example: DATABASE_URL=postgresql://user:password@localhost/watchly"

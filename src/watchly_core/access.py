@@ -51,7 +51,7 @@ class Access:
 
     Args:
         people: the read side of the store; None where what a token says is enough.
-        tokens: reads the tokens.
+        tokens: reads the tokens; None where there are none.
         api_keys: the API keys.
         everybody: what everybody may do, signed in or not.
         clock: the present time.
@@ -61,7 +61,7 @@ class Access:
     def __init__(  # noqa: PLR0913 - each is a part of its own
         self,
         people: PeopleQueries | None,
-        tokens: TokenReader,
+        tokens: TokenReader | None,
         api_keys: ApiKeys,
         *,
         everybody: frozenset[Permission],
@@ -130,6 +130,8 @@ class Access:
             key, owner = await self._api_keys.use(bearer)
             await self._note_use(key)
             return _Known(self._also(key.actor(owner)), began, key.expires_at)
+        if self._tokens is None:
+            raise NotSignedIn("this service has no tokens")
         claims = await self._tokens.read(bearer)
         return _Known(self._also(await self._who_is(claims)), began, claims.expires_at)
 

@@ -15,6 +15,7 @@ from litestar.di import Provide
 from litestar.routes import HTTPRoute
 
 from watchly_adapters.container import Container, show_backlog
+from watchly_adapters.databases import WORDS
 from watchly_adapters.settings import Settings
 from watchly_http.authorization import admission
 from watchly_http.direct import Direct
@@ -34,7 +35,7 @@ from watchly_http.relaying import relaying
 from watchly_http.requests import Check, Request
 from watchly_http.routes import PROVIDES
 from watchly_http.running import caching, closing_parts, limiting
-from watchly_http.services import SERVICES, offered
+from watchly_http.services import NEEDS, SERVICES, offered
 
 _EXPOSED: Final = [
     "ETag",
@@ -72,11 +73,14 @@ def create_app(container: Container) -> Litestar:
     """
     settings: Settings = container.settings()
     access, keys = container.access(), container.published_keys()
-    names = offered(settings, container.database())
+    keeps = container.database().keeps
+    names = offered(settings, keeps)
     mounted = [mount(container) for name, mount in SERVICES.items() if name in names]
     parts = {name: part for each in mounted for name, part in each.parts.items()}
     cached = container.cached() if "reading" in parts else None
     limiter = container.limiter()
+    if settings.relay:
+        container.dispatch()  # what it lacks is said before anything starts
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -96,7 +100,7 @@ def create_app(container: Container) -> Litestar:
 
     checks = checks_of(
         container.database(),
-        container.images() if "catalogue" in parts else None,
+        container.images() if "catalogue" in parts and "images" in keeps else None,
         cached,
         None if cached is None else container.cache(),
         keys if settings.auth else None,
@@ -149,7 +153,7 @@ def create_app(container: Container) -> Litestar:
             check,
             reading=container.reading(),
             catalogue=container.catalogue(),
-            gallery=container.gallery(),
+            gallery=container.gallery() if "images" in keeps else None,
             settings=settings,
         )
     shared: Sharing = sharing(cors) if settings.cors_origins else lambda _: ()
@@ -199,6 +203,7 @@ def create_app(container: Container) -> Litestar:
 
     app.state.openapi = openapi
     app.state.clock = container.clock()
+    app.state.lacking = " and ".join(f"no {WORDS[kept]}" for kept in NEEDS.values() if kept not in keeps)
     return app
 
 

@@ -63,7 +63,7 @@ class Direct:
         check: what every request has to pass.
         reading: the catalogue for reads.
         catalogue: the one for writes.
-        gallery: the images.
+        gallery: the images, if there are any.
         settings: the settings.
     """
 
@@ -74,7 +74,7 @@ class Direct:
         *,
         reading: Reading,
         catalogue: Catalogue,
-        gallery: Gallery,
+        gallery: Gallery | None,
         settings: Settings,
     ) -> None:
         async def remove(request: Request, movie_id: str) -> Answer:
@@ -100,9 +100,7 @@ class Direct:
                 "DELETE": remove,
             },
         )
-        self._to_image = _ways(
-            app, f"{_IMAGE}1", {"GET": lambda request, key: load_image(request, key, gallery, settings)}
-        )
+        self._to_image = {} if gallery is None else _to_image(app, gallery, settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let its route do so."""
@@ -140,6 +138,10 @@ class Direct:
         scope["route_handler"] = way.handler
         scope["path_template"], scope["path_params"] = way.template, parameters
         return way
+
+
+def _to_image(app: Litestar, gallery: Gallery, settings: Settings) -> dict[str, _Way]:
+    return _ways(app, f"{_IMAGE}1", {"GET": lambda request, key: load_image(request, key, gallery, settings)})
 
 
 def _ways(app: Litestar, path: str, by_method: Mapping[str, _Respond]) -> dict[str, _Way]:

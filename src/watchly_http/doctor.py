@@ -19,12 +19,14 @@ from rich.table import Table
 
 from watchly_adapters.container import (
     make_broker,
+    make_brought_broker,
     make_cache,
     make_images,
     make_limiter,
     make_published_keys,
     unwatched,
 )
+from watchly_adapters.databases import Kept
 from watchly_adapters.postgres.migrate import pending
 from watchly_adapters.postgres.pool import address, connect, translated
 from watchly_adapters.postgres.reindex import waiting
@@ -34,7 +36,8 @@ from watchly_core.errors import Misconfigured, Unavailable, WatchlyError
 from watchly_core.images import Image, new_key
 from watchly_core.ports import Cache, RateLimiter
 from watchly_core.rates import Rate
-from watchly_http.running import started, with_secret
+from watchly_http.running import started, traits, with_secret
+from watchly_http.services import offered
 
 #: Seconds for an answer, where no request waits for it.
 _PATIENCE: Final = 5.0
@@ -45,14 +48,18 @@ def examine(settings: Settings) -> bool:
     table = Table(title=f"Watchly {version('watchly')}", title_justify="left")
     for heading in ("part", "configured as", "answer"):
         table.add_column(heading, overflow="fold")
+    known = _keeps(settings)
+    keeps = known or frozenset()
+    unneeded: tuple[str, str, Callable[[Settings], str]] = ("secret", "not needed", lambda _: "")
     parts: tuple[tuple[str, str, Callable[[Settings], str]], ...] = (
         ("database", _database(settings), _ask_database),
         *((("replica", _replica(settings), _ask_replica),) if settings.read_database_url else ()),
-        ("images", _images(settings), _ask_images),
+        *((("images", _images(settings), _ask_images),) if "images" in keeps else ()),
         ("cache", _cache(settings), _ask_cache),
         *((("rate limit", _limit(settings), _ask_limiter),) if settings.rate_limit else ()),
         ("broker", _broker(settings), _ask_broker),
-        ("secret", _secret(settings), _ask_secret),
+        *((("broker", _brought(settings.broker_url), _ask_brought_broker),) if settings.broker_url else ()),
+        ("secret", _secret(settings), _ask_secret) if settings.needs_secret(keeps) else unneeded,
         *((("keys", settings.jwks_url.partition("?")[0], _ask_keys),) if settings.jwks_url else ()),
     )
     healthy = True
@@ -63,13 +70,27 @@ def examine(settings: Settings) -> bool:
             healthy = False
             answer = f"FAILS: {error}"
         table.add_row(part, escape(configured), escape(answer))
-    table.add_row("service", ", ".join(sorted(settings.service)), "")
+    services, fault = settings.service, ""
+    if known is not None:
+        try:
+            services = offered(settings, known)
+        except Misconfigured as error:
+            healthy, fault = False, f"FAILS: {error}"
+    table.add_row("service", ", ".join(sorted(services)), escape(fault))
     table.add_row("sign-in", *_sign_in(settings))
     table.add_row("address", f"http://{settings.host}:{settings.port}", f"{settings.workers} workers")
     table.add_row("origins", ", ".join(settings.cors_origins) or "none", "")
     table.add_row("proxies", ", ".join(settings.trusted_proxies) or "none", "")
     Console().print(table)
     return healthy
+
+
+def _keeps(settings: Settings) -> frozenset[Kept] | None:
+    """What the database keeps; None where it does not say, which is told of it anyway."""
+    try:
+        return traits(settings).keeps
+    except WatchlyError:
+        return None
 
 
 def _database(settings: Settings) -> str:
@@ -204,6 +225,11 @@ def _broker(settings: Settings) -> str:
     return f"NATS at {', '.join(servers)}" if settings.nats_url else "none"
 
 
+def _ask_brought_broker(settings: Settings) -> str:
+    make_brought_broker(settings, str(settings.broker_url))
+    return "is known"
+
+
 def _ask_broker(settings: Settings) -> str:
     if settings.nats_url is None:
         return ""
@@ -212,16 +238,12 @@ def _ask_broker(settings: Settings) -> str:
 
 
 def _secret(settings: Settings) -> str:
-    if not settings.needs_secret:
-        return "not needed"
     if settings.secret_key or _is_elsewhere(settings):
         return "SECRET_KEY"
     return "made at each start" if settings.in_memory else f"{settings.home / 'secret_key'}, made once"
 
 
 def _ask_secret(settings: Settings) -> str:
-    if not settings.needs_secret:
-        return ""
     if _is_elsewhere(settings) and not settings.secret_key:
         raise Misconfigured("it is missing, and DATABASE_URL is set")
     if settings.in_memory or settings.jwks_url or not settings.in_postgres:

@@ -61,8 +61,14 @@ class Form(msgspec.Struct):
 
 
 @asynccontextmanager
-async def read_form(
-    request: Request, *, fields: Collection[str], file: str, largest_text: int, largest_file: int
+async def read_form(  # noqa: PLR0913 - what a form may have
+    request: Request,
+    *,
+    fields: Collection[str],
+    file: str,
+    largest_text: int,
+    largest_file: int,
+    keeps_files: bool = True,
 ) -> AsyncIterator[Form]:
     """The form that is the body of `request`; its file lives in the block.
 
@@ -72,6 +78,7 @@ async def read_form(
         file: the name of its file, which may be there once. How that file is called is never looked at.
         largest_text: bytes that all texts may have together.
         largest_file: bytes that the file may have.
+        keeps_files: whether any may be there.
 
     Raises:
         UnsupportedMediaType: the body is no form, or it is encoded.
@@ -94,13 +101,15 @@ async def read_form(
         async for part, content in _parts(events):
             faults += _faults(part, seen, fields, file)
             seen.add(part.name)
-            if part.name == file and part.is_file and not faults:
+            if part.name == file and part.is_file and keeps_files and not faults:
                 form.file = await kept.enter_async_context(_kept(part, content, largest_file))
                 continue
             # A file that nobody will keep is read on like a text, for the sake of what follows it.
             text = await _gathered(content, room)
             if part.name != file:
                 form.fields[part.name] = text.decode("utf-8", "surrogateescape")
+            elif not keeps_files and (text or part.filename):
+                faults.append(_fault(part.name, "unknown_member", "is an image, and this service keeps none"))
             elif text and not part.is_file:
                 faults.append(_fault(part.name, "wrong_type", "must be a file"))
             room -= len(text)

@@ -33,7 +33,7 @@ from watchly_http.openapi import (
     Parameter,
     Reply,
 )
-from watchly_http.parts import Catalogue, Gallery, Reading, Settings
+from watchly_http.parts import AnyGallery, Catalogue, Reading, Settings
 from watchly_http.positions import SEEN, seen_by
 from watchly_http.requests import (
     Request,
@@ -105,7 +105,7 @@ class MovieController(Routes):
         ).opt(),
     )
     async def add(
-        self, request: Request, catalogue: Catalogue, gallery: Gallery, settings: Settings
+        self, request: Request, catalogue: Catalogue, gallery: AnyGallery, settings: Settings
     ) -> Answer:
         """Add a movie, as JSON, or as a form, which can hold its image as well."""
         return await add_movie(request, catalogue, gallery, settings)
@@ -250,7 +250,9 @@ async def list_movies(request: Request, reading: Reading, settings: Settings) ->
     return json_answer(body, (b"preference-applied", b"count=exact"))
 
 
-async def add_movie(request: Request, catalogue: Catalogue, gallery: Gallery, settings: Settings) -> Answer:
+async def add_movie(
+    request: Request, catalogue: Catalogue, gallery: AnyGallery, settings: Settings
+) -> Answer:
     """The movie that a request adds."""
     require_type(request, _ADDABLE)
     actor = actor_of(request)
@@ -298,18 +300,19 @@ def _added_answer(movie: Movie) -> Answer:
 
 
 async def _add_form(
-    request: Request, sending: Sending, catalogue: Catalogue, gallery: Gallery, settings: Settings
+    request: Request, sending: Sending, catalogue: Catalogue, gallery: AnyGallery, settings: Settings
 ) -> Answer:
     async with read_form(
         request,
         fields=CLIENT_FIELDS,
         file=IMAGE,
         largest_text=settings.max_json_bytes,
-        largest_file=gallery.max_bytes,
+        largest_file=gallery.max_bytes if gallery else settings.max_image_bytes,
+        keeps_files=gallery is not None,
     ) as form:
         members = form_members(form)
         file = form.file
-        if file is None:
+        if file is None or gallery is None:
             return await sending.once(
                 lambda receipt: catalogue.add(members, actor=actor_of(request), receipt=receipt),
                 _added_answer,

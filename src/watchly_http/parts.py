@@ -17,6 +17,8 @@ Catalogue: TypeAlias = NamedDependency[SkipValidation[catalogue.Catalogue]]
 #: For reads that no write depends on: it may be a little late. `positions.seen_by` makes it what they need.
 Reading: TypeAlias = NamedDependency[SkipValidation[catalogue.Catalogue]]
 Gallery: TypeAlias = NamedDependency[SkipValidation[gallery.Gallery]]
+#: None where the store keeps no images.
+AnyGallery: TypeAlias = NamedDependency[SkipValidation[gallery.Gallery | None]]
 Access: TypeAlias = NamedDependency[SkipValidation[access.Access]]
 Accounts: TypeAlias = NamedDependency[SkipValidation[accounts.Accounts]]
 Sessions: TypeAlias = NamedDependency[SkipValidation[sessions.Sessions]]

@@ -299,6 +299,8 @@ def reply_to_error(request: Request, error: Exception) -> Response[bytes]:
     headers: dict[str, str] = {}
     log_error(error)
     code, detail = _explain(error)
+    if (code, detail) == _BY_STATUS[404] and (lacking := request.app.state.get("lacking")):
+        detail += f" This service keeps {lacking}."
     if isinstance(error, NotSignedIn):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, (Unavailable, RequestInProgress, TooManyAttempts, TooManyRequests)):

@@ -13,10 +13,11 @@ from contextlib import (
     contextmanager,
     nullcontext,
 )
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from watchly_adapters.databases import EVERYTHING, Kept
 from watchly_adapters.postgres import migrate
 from watchly_adapters.settings import Settings
 from watchly_core.errors import Misconfigured
@@ -49,13 +50,38 @@ def running_database(settings: Settings) -> Iterator[tuple[Settings, list[str]]]
         yield running, asyncio.run(migrate(str(running.database_url))) if settings.in_postgres else []
 
 
+class Traits(NamedTuple):
+    """What a database tells of itself."""
+
+    keeps: frozenset[Kept]
+    for_one_process: bool
+
+
+def traits(settings: Settings) -> Traits:
+    """What the database that settings name tells of itself; one of another package is opened for that.
+
+    Raises:
+        Misconfigured, Unavailable: it cannot be opened.
+    """
+    if not settings.is_brought:
+        return Traits(EVERYTHING, for_one_process=settings.in_memory)
+    return asyncio.run(_traits(settings))
+
+
+async def _traits(settings: Settings) -> Traits:
+    from watchly_adapters.container import unwatched
+
+    async with unwatched(settings).database() as database:
+        return Traits(database.keeps, for_one_process=database.for_one_process)
+
+
 def with_secret(settings: Settings) -> Settings:
     """Settings with a secret if they need one: their own, or the one that the embedded home keeps.
 
     Raises:
         Misconfigured: there is none, and only whoever runs the database can say which.
     """
-    if settings.secret_key is not None or not settings.needs_secret:
+    if settings.secret_key is not None or not settings.needs_secret(traits(settings).keeps):
         return settings
     if settings.in_memory:
         secret = secrets.token_urlsafe(32)

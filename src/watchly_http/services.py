@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, NamedTuple
 
 from litestar import Controller
 
 from watchly_adapters.container import Container
-from watchly_adapters.databases import Database, Kept
+from watchly_adapters.databases import Kept
 from watchly_adapters.settings import SERVICES as ALL
 from watchly_adapters.settings import Service, Settings
 from watchly_core.errors import Misconfigured
@@ -33,26 +33,31 @@ _ROW_THREADS: Final = 2
 
 
 #: What services need of a database that not every one keeps.
-_NEEDS: Final[Mapping[Service, Kept]] = {"images": "images", "people": "people"}
+NEEDS: Final[Mapping[Service, Kept]] = {"images": "images", "people": "people"}
 
 
-def offered(settings: Settings, database: Database) -> frozenset[Service]:
+def offered(settings: Settings, keeps: Collection[Kept]) -> frozenset[Service]:
     """The services that SERVICE names, or if it is not set all for which the database keeps what they need.
 
     Raises:
         Misconfigured: the settings ask for more than it keeps.
     """
-    lacking = {service for service, kept in _NEEDS.items() if kept not in database.keeps}
+    lacking = {service for service, kept in NEEDS.items() if kept not in keeps}
     if settings.service != ALL and (more := sorted(settings.service & lacking)):
-        raise Misconfigured(f"SERVICE names {more[0]}, and the store of DATABASE_URL keeps none")
-    if settings.auth and "people" in lacking:
+        raise Misconfigured(
+            f"SERVICE names {more[0]}, and the store of DATABASE_URL keeps none; an example: SERVICE=movies"
+        )
+    if settings.auth and settings.jwks_url is None and "people" in lacking:
         raise Misconfigured("the store of DATABASE_URL keeps no people, and AUTH is on; an example: AUTH=off")
-    if settings.relay and "relays" not in database.keeps:
+    if settings.relay and "relays" not in keeps:
         raise Misconfigured(
             "the store of DATABASE_URL keeps no targets, and RELAY is on; an example: RELAY=off"
         )
-    if "receipts" not in database.keeps:
-        raise Misconfigured("the store of DATABASE_URL keeps no receipts of writes, which a service needs")
+    if "receipts" not in keeps:
+        raise Misconfigured(
+            "the store of DATABASE_URL keeps no receipts of writes, which a service needs;"
+            " an example: DATABASE_URL=postgresql://user:password@localhost/watchly"
+        )
     return settings.service - lacking
 
 
@@ -65,7 +70,8 @@ class Mounted(NamedTuple):
 
 
 def _movies(container: Container) -> Mounted:
-    database, catalogue, gallery = container.database(), container.catalogue(), container.gallery()
+    database, catalogue = container.database(), container.catalogue()
+    gallery = container.gallery() if "images" in database.keeps else None
     return Mounted(
         (MovieController, GenreController, TransferController),
         {
@@ -76,9 +82,7 @@ def _movies(container: Container) -> Mounted:
             "import_turns": asyncio.Semaphore(_ROW_THREADS),
         },
         # Who has images sweeps; without them receipts have to go all the same.
-        None
-        if "images" in database.keeps
-        else lambda: sweeping(database, gallery, catalogue, container.settings()),
+        None if gallery else lambda: sweeping(database, None, catalogue, container.settings()),
     )
 
 

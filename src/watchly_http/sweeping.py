@@ -29,7 +29,7 @@ _log = structlog.stdlib.get_logger("watchly.sweeping")
 @asynccontextmanager
 async def sweeping(
     database: Database,
-    gallery: Gallery,
+    gallery: Gallery | None,
     catalogue: Catalogue,
     settings: Settings,
     *,
@@ -37,7 +37,8 @@ async def sweeping(
 ) -> AsyncIterator[None]:
     """Sweep now and then while the block runs, one process of all at a time; never if the interval is zero.
 
-    The first sweep comes after a while as well, unless it is wanted `at_once`.
+    The first sweep comes after a while as well, unless it is wanted `at_once`. Without a gallery there are
+    no images.
     """
     if not settings.sweep_interval:
         yield
@@ -83,7 +84,7 @@ async def drop_old(database: Database, catalogue: Catalogue, settings: Settings)
 
 
 async def _sweep(
-    database: Database, gallery: Gallery, catalogue: Catalogue, settings: Settings, *, at_once: bool
+    database: Database, gallery: Gallery | None, catalogue: Catalogue, settings: Settings, *, at_once: bool
 ) -> None:
     seconds = settings.sweep_interval.total_seconds()
     while True:
@@ -94,7 +95,7 @@ async def _sweep(
         try:
             async with database.alone("sweep") as alone:
                 pruned = await drop_old(database, catalogue, settings) if alone else 0
-                report = await gallery.sweep() if alone else None
+                report = await gallery.sweep() if alone and gallery else None
         except WatchlyError as error:
             _log.warning("the sweep failed", reason=str(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, the next sweep may do better

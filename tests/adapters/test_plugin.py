@@ -60,6 +60,22 @@ def test_a_catalogue_and_its_api_are_there_for_tests(pytester: pytest.Pytester) 
             once_more = client.post("/api/movies", json={"title": "Heat"}, headers=key)
             assert once_more.json()["id"] == 2
 
+        def test_blocking(blocking_catalogue, blocking_gallery, client, clock, script):
+            heat = blocking_catalogue.add({"title": "Heat"})
+            assert heat.created_at == clock()
+            shown = blocking_gallery.attach(heat.id, [PNG], "image/png")
+            assert shown.image.key == "0" * 31 + "1"
+            assert blocking_catalogue.get(heat.id) == shown
+            assert [each.title for rows in blocking_catalogue.export() for each in rows] == ["Heat"]
+            # The API has the same movies.
+            assert client.get("/api/movies/1").json()["image"]["key"] == shown.image.key
+            client.patch("/api/movies/1", json={"genre": "Crime"})
+            assert blocking_catalogue.get(1).genre == "Crime"
+            script.fail_next("movies.add", after_commit=True)
+            with pytest.raises(Unavailable):
+                blocking_catalogue.add({"title": "Ronin"})
+            assert blocking_catalogue.get(2).title == "Ronin"
+
         def test_waiting(client, script):
             held = script.hold_next("movies.add")
             answers = client.blocking_portal.start_task_soon(waiting, client)
@@ -101,7 +117,7 @@ def test_a_catalogue_and_its_api_are_there_for_tests(pytester: pytest.Pytester) 
             assert (await async_client.get("/api/movies/17")).json()["title"] == "Ronin"
         """,
     )
-    run(pytester, "anyio").assert_outcomes(passed=4)
+    run(pytester, "anyio").assert_outcomes(passed=5)
 
 
 def test_fixtures_of_ones_own_take_the_place_of_these(pytester: pytest.Pytester) -> None:

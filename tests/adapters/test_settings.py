@@ -682,7 +682,7 @@ def test_who_has_the_keys_does_not_ask_others_for_them(service: str) -> None:
     ],
 )
 def test_a_secret_is_needed_where_something_is_signed(environment: dict[str, str], *, needed: bool) -> None:
-    assert read_settings(environment).needs_secret is needed
+    assert read_settings(environment).needs_secret() is needed
 
 
 # ---- caches ----

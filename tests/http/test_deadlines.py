@@ -97,7 +97,7 @@ class FrozenDatabase(MemoryDatabase):
     def __init__(self, freezer: Freezer) -> None:
         super().__init__()
         self._freezer, self._begin = freezer, self.transactions
-        self.queries = self.reads = queries = FrozenQueries(self._tables)
+        self.queries = queries = FrozenQueries(self._tables)
         queries.freezer = freezer
         self.transactions = self._transactions  # type: ignore[assignment]  # of the same shape
 

@@ -42,6 +42,7 @@ class Broken:
     def __init__(self, error: Exception) -> None:
         self._error = error
         self.keeps = EVERYTHING
+        self.for_one_process = True
         self.queries: MovieQueries = BrokenQueries(error)
         self.reads = self.queries
         self.people: PeopleQueries = MemoryDatabase().people

@@ -18,8 +18,9 @@ from tests.http.test_images import PNG
 
 from watchly_adapters.cloudinary import CloudinaryImages
 from watchly_adapters.container import Container
-from watchly_adapters.settings import SERVICES
+from watchly_adapters.settings import SERVICES, read_settings
 from watchly_core.people import Role
+from watchly_http.services import offered
 
 pytestmark = pytest.mark.anyio
 
@@ -182,3 +183,12 @@ async def test_who_somebody_is_is_asked_by_every_part(configure_fakes: Configure
             for bearer in (member.token, member.key.secret):
                 known = await client.get(path, headers=bearing(bearer))
                 assert known.status_code == (404 if service == "images" else 200)
+
+
+def test_a_store_without_people_can_have_them_known_elsewhere() -> None:
+    elsewhere = {
+        "WATCHLY_HOME": "/nowhere",
+        "SERVICE": "movies,changes",
+        "JWKS_URL": "https://people.example/jwks.json",
+    }
+    assert offered(read_settings(elsewhere), {"receipts"}) == {"movies", "changes"}

@@ -18,7 +18,6 @@ from watchly_adapters.memory import (
     MemoryMovies,
     MemoryRateLimiter,
     MemoryTransaction,
-    MemoryTransactions,
 )
 from watchly_adapters.memory.backlogs import MemoryBacklogs
 from watchly_adapters.memory.events import MemoryEvents
@@ -35,6 +34,7 @@ from watchly_adapters.memory.relays import MemoryRelayLedger
 from watchly_adapters.memory.throttles import MemoryThrottles
 from watchly_adapters.meters import CacheMetrics
 from watchly_adapters.nats import NatsPublisher
+from watchly_adapters.partial import SerialTransactions
 from watchly_adapters.pillow import PillowInspector
 from watchly_adapters.postgres import (
     PostgresDatabase,
@@ -109,7 +109,10 @@ MOVIE_QUERIES: Final[Sequence[type[MovieQueries]]] = (
     ReplicaQueries,
     CachedQueries,
 )
-TRANSACTIONS: Final[Sequence[type[Transactions]]] = (MemoryTransactions, PostgresTransactions)
+TRANSACTIONS: Final[Sequence[type[Transactions]]] = (
+    SerialTransactions[MemoryTransaction],
+    PostgresTransactions,
+)
 JOINED: Final[Sequence[type[JoinedTransactions]]] = (PostgresJoinedTransactions,)
 TRANSACTION: Final[Sequence[type[Transaction]]] = (MemoryTransaction, PostgresTransaction)
 MOVIE_REPOSITORIES: Final[Sequence[type[MovieRepository]]] = (MemoryMovies, PostgresMovies)

@@ -6,16 +6,13 @@ a receipt, so a task must not begin a second one inside the first.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from itertools import count
-from types import TracebackType
 from typing import Self
-from uuid import uuid4
 
 from watchly_adapters.databases import EVERYTHING, Kept
 from watchly_adapters.memory.backlogs import MemoryBacklogs
@@ -33,10 +30,10 @@ from watchly_adapters.memory.people import (
     PeopleTables,
 )
 from watchly_adapters.memory.rates import MemoryRateLimiter
-from watchly_adapters.memory.receipts import MemoryReceipts, ReceiptBook
+from watchly_adapters.memory.receipts import ClaimedName, MemoryReceipts, Receipt
 from watchly_adapters.memory.relays import MemoryRelayLedger, RelayTables
 from watchly_adapters.memory.throttles import MemoryThrottles
-from watchly_adapters.partial import ListedQueries
+from watchly_adapters.partial import ListedQueries, PartialDatabase, SerialTransactions, Turn
 from watchly_core.errors import (
     InvalidPosition,
     MovieNotFound,
@@ -46,7 +43,6 @@ from watchly_core.events import Change, ChangeQuery, Changes
 from watchly_core.images import ImageRecord
 from watchly_core.movies import MAX_ID, Movie, MovieDraft, created
 from watchly_core.queries import MovieQuery, Position
-from watchly_core.signals import Signal
 from watchly_core.text import entries
 
 __all__ = ["MemoryCache", "MemoryDatabase", "MemoryImages", "MemoryRateLimiter"]
@@ -54,7 +50,7 @@ __all__ = ["MemoryCache", "MemoryDatabase", "MemoryImages", "MemoryRateLimiter"]
 _POSITION = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
-class MemoryDatabase:
+class MemoryDatabase(PartialDatabase):
     """The movies, events and image records of a catalogue, and its people, in memory.
 
     Entering it does nothing; it is there so that this class can stand where a real database does.
@@ -62,7 +58,6 @@ class MemoryDatabase:
     Attributes:
         keeps: everything.
         queries: satisfies `ports.MovieQueries`.
-        reads: the same; there is no replica.
         people: satisfies `ports.PeopleQueries`.
         transactions: satisfies `ports.Transactions`.
         signal: satisfies `ports.ChangeSignal`.
@@ -76,70 +71,36 @@ class MemoryDatabase:
     keeps: frozenset[Kept] = EVERYTHING
 
     def __init__(self, ids: Iterable[int] | None = None) -> None:
-        tables = _Tables(count(1) if ids is None else ids)
+        super().__init__()
+        tables = _Tables(Log(self.signal), count(1) if ids is None else ids)
         self.queries: MemoryMovieQueries = MemoryMovieQueries(tables)
-        self.reads: MemoryMovieQueries = self.queries
         self.people: MemoryPeopleQueries = MemoryPeopleQueries(tables.people)
-        self.transactions: MemoryTransactions = MemoryTransactions(tables)
-        self.signal: Signal = tables.log.signal
+        self.transactions: SerialTransactions[MemoryTransaction] = SerialTransactions(
+            lambda turn: MemoryTransaction(tables, turn), commit=tables.commit
+        )
         self.backlogs: MemoryBacklogs = MemoryBacklogs(tables.log, tables.images, tables.relays)
         self._tables = tables
-        self._tasks: set[str] = set()
 
     @property
     def position(self) -> str:
         """See `ports.MovieQueries.at`: how many transactions were committed."""
         return str(self._tables.commits)
 
-    @property
-    def replica_answers(self) -> None:
-        """There is none."""
-
-    async def __aenter__(self) -> Self:
-        """Do nothing."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Do nothing: what it holds stays."""
-
-    async def identity(self) -> str:
-        """The name of this catalogue; there is no other one like it."""
-        return self._tables.identity
-
-    async def ping(self) -> None:
-        """Memory is always there."""
-
-    @asynccontextmanager
-    async def alone(self, task: str) -> AsyncIterator[bool]:
-        """Whether nobody else is at `task` until the block ends."""
-        if task in self._tasks:
-            yield False
-            return
-        self._tasks.add(task)
-        try:
-            yield True
-        finally:
-            self._tasks.remove(task)
-
 
 class _Tables:
     """What is committed. Values are immutable, so that readers may keep them."""
 
-    def __init__(self, ids: Iterable[int]) -> None:
+    def __init__(self, log: Log, ids: Iterable[int]) -> None:
         self._next_ids = iter(ids)
         self.movies: dict[int, Movie] = {}
         self.ids: list[int] = []
-        self.log: Log = Log()
+        self.log: Log = log
         self.images: dict[str, ImageRecord] = {}
-        self.receipts: ReceiptBook = ReceiptBook()
+        self.receipts: dict[ClaimedName, Receipt] = {}
         self.relays: RelayTables = RelayTables()
         self.people: PeopleTables = PeopleTables()
         self._entries: dict[int, tuple[Movie, list[str]]] = {}
         self.commits: int = 0
-        self.identity: str = uuid4().hex
-        self.writing: asyncio.Lock = asyncio.Lock()
 
     def next_id(self) -> int:
         # As with a sequence, the id of a movie whose transaction failed is not given out again.
@@ -158,7 +119,8 @@ class _Tables:
             self._entries[movie.id] = (movie, found)
         return found
 
-    def commit(self, tx: MemoryTransaction) -> None:
+    async def commit(self, tx: MemoryTransaction) -> None:
+        """Take in what a transaction has done, while nobody else does anything."""
         self.commits += 1
         for movie_id, movie in tx.movies.changes.items():
             if movie is not None:
@@ -173,25 +135,6 @@ class _Tables:
         tx.receipts.commit()
         tx.relays.commit()
         tx.people.commit()
-
-
-class _Turn:
-    """The turn of a transaction among all of them: awaited when it needs it, and ended once."""
-
-    def __init__(self, writing: asyncio.Lock) -> None:
-        self._writing = writing
-        self._come = False
-
-    async def __call__(self) -> None:
-        """Wait for it, unless it has come."""
-        if not self._come:
-            await self._writing.acquire()
-            self._come = True
-
-    def end(self) -> None:
-        """Let the next one have its turn."""
-        if self._come:
-            self._writing.release()
 
 
 class MemoryMovieQueries(ListedQueries):
@@ -248,33 +191,14 @@ class MemoryMovieQueries(ListedQueries):
         return self._tables.log.read(query)
 
 
-class MemoryTransactions:
-    """Satisfies `ports.Transactions`."""
-
-    def __init__(self, tables: _Tables) -> None:
-        self._tables = tables
-
-    @asynccontextmanager
-    async def __call__(self) -> AsyncIterator[MemoryTransaction]:
-        """See the port."""
-        turn = _Turn(self._tables.writing)
-        tx = MemoryTransaction(self._tables, turn)
-        try:
-            yield tx
-            self._tables.commit(tx)
-        finally:
-            tx.receipts.release()
-            turn.end()
-
-
 class MemoryTransaction:
     """Satisfies `ports.Transaction`: what it changes is kept apart until the commit."""
 
-    def __init__(self, tables: _Tables, turn: _Turn) -> None:
+    def __init__(self, tables: _Tables, turn: Turn) -> None:
         self.movies: MemoryMovies = MemoryMovies(tables, turn)
         self.events: MemoryEvents = MemoryEvents(tables.log, turn)
         self.images: MemoryImageLedger = MemoryImageLedger(tables.images, turn)
-        self.receipts: MemoryReceipts = MemoryReceipts(tables.receipts)
+        self.receipts: MemoryReceipts = MemoryReceipts(tables.receipts, turn)
         self.relays: MemoryRelayLedger = MemoryRelayLedger(tables.relays, turn)
         self.people: MemoryPeople = MemoryPeople(tables.people, turn)
         self.users: MemoryUsers = self.people.users
@@ -293,7 +217,7 @@ class MemoryTransaction:
 class MemoryMovies:
     """Satisfies `ports.MovieRepository`."""
 
-    def __init__(self, tables: _Tables, turn: _Turn) -> None:
+    def __init__(self, tables: _Tables, turn: Turn) -> None:
         self._tables, self._turn = tables, turn
         self.changes: dict[int, Movie | None] = {}
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
+from watchly_adapters.partial import Turn
 from watchly_core.errors import ChangesGone, VersionConflict
 from watchly_core.events import Change, ChangeQuery, Changes, Event
 from watchly_core.signals import Signal
@@ -13,13 +14,15 @@ from watchly_core.signals import Signal
 class Log:
     """What is committed, numbered as it is.
 
+    Args:
+        signal: told of new ones.
+
     Attributes:
-        signal: satisfies `ports.ChangeSignal`.
         last: the last number that was given.
     """
 
-    def __init__(self) -> None:
-        self.signal: Signal = Signal()
+    def __init__(self, signal: Signal) -> None:
+        self._signal = signal
         self.last: int = 0
         self._horizon = 0
         self._changes: dict[int, Change] = {}
@@ -36,7 +39,7 @@ class Log:
             self._movies[change.event.movie_id].remove(change)
             self._horizon = max(self._horizon, change.seq)
         if appended:
-            self.signal.tell()
+            self._signal.tell()
 
     def of_movie(self, movie_id: int) -> Sequence[Change]:
         """The changes of one movie, oldest first."""
@@ -71,7 +74,7 @@ class MemoryEvents:
         turn: awaits the turn of the transaction among all of them.
     """
 
-    def __init__(self, log: Log, turn: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, log: Log, turn: Turn) -> None:
         self._log, self._turn = log, turn
         self.appended: list[Event] = []
         self._taken: dict[int, set[int]] = {}

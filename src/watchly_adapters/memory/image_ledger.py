@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from watchly_adapters.memory.rows import Rows, Turn
+from watchly_adapters.memory.rows import Rows
+from watchly_adapters.partial import Turn
 from watchly_core.errors import IllegalTransition, ImageNotFound
 from watchly_core.images import ImageRecord
 

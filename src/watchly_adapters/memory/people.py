@@ -7,8 +7,9 @@ from datetime import datetime
 
 import msgspec
 
-from watchly_adapters.memory.rows import Rows, Turn
+from watchly_adapters.memory.rows import Rows
 from watchly_adapters.memory.throttles import Attempts, MemoryThrottles
+from watchly_adapters.partial import Turn
 from watchly_core.api_keys import ApiKey
 from watchly_core.errors import ApiKeyNotFound, EmailTaken, Unavailable, UserNotFound
 from watchly_core.people import Account, Role, User

@@ -3,62 +3,62 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TypeAlias
 
 import msgspec
 
+from watchly_adapters.partial import Turn
 from watchly_core.errors import KeyReused, RequestInProgress
 from watchly_core.receipts import Claim, KeptReply
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """A receipt: the digest of the request, the reply to it, and until when it is good."""
+class Receipt(msgspec.Struct, frozen=True):
+    """The digest of a request, the reply to it, and until when that is good."""
 
     digest: bytes
     reply: KeptReply
     until: datetime
 
 
-class ReceiptBook:
-    """What is committed, and the keys that transactions have claimed."""
-
-    def __init__(self) -> None:
-        self.kept: dict[tuple[str, str], Kept] = {}
-        self.claimed: set[tuple[str, str]] = set()
+#: What a receipt is kept under: the actor, and the key.
+ClaimedName: TypeAlias = tuple[str, str]
 
 
 class MemoryReceipts:
-    """Satisfies `ports.Receipts`; unlike the other stores it awaits no turn."""
+    """Satisfies `ports.Receipts`; claims await no turn.
 
-    def __init__(self, book: ReceiptBook) -> None:
-        self._book = book
-        self._claimed: set[tuple[str, str]] = set()
-        self._new: dict[tuple[str, str], Kept] = {}
-        self._expired: dict[tuple[str, str], Kept] = {}
+    Args:
+        kept: what is committed.
+        turn: that of the transaction among all of them.
+    """
+
+    def __init__(self, kept: dict[ClaimedName, Receipt], turn: Turn) -> None:
+        self._kept, self._turn = kept, turn
+        self._new: dict[ClaimedName, Receipt] = {}
+        self._expired: dict[ClaimedName, Receipt] = {}
 
     async def claim(self, claim: Claim, now: datetime) -> KeptReply | None:
         """See the port."""
         name = claim.actor, claim.key
-        kept = self._new.get(name) or self._book.kept.get(name)
-        if kept is not None and kept.until > now:
-            if kept.digest != claim.digest:
-                raise KeyReused
-            return kept.reply
-        if name in self._book.claimed and name not in self._claimed:
+        if not self._turn.claim(name):
             raise RequestInProgress
-        self._claimed.add(name)
-        self._book.claimed.add(name)
-        return None
+        kept = self._new.get(name) or self._kept.get(name)
+        if kept is None or kept.until <= now:
+            return None
+        if kept.digest != claim.digest:
+            raise KeyReused
+        return kept.reply
 
     async def keep(self, claim: Claim, reply: KeptReply, until: datetime) -> None:
         """See the port."""
-        self._new[claim.actor, claim.key] = Kept(claim.digest, reply, until)
+        await self._turn()
+        self._new[claim.actor, claim.key] = Receipt(claim.digest, reply, until)
 
     async def expire(self, now: datetime, limit: int) -> int:
         """See the port."""
+        await self._turn()
         due = {
-            name: kept
-            for name, kept in self._book.kept.items()
-            if kept.until <= now and name not in self._expired
+            name: kept for name, kept in self._kept.items() if kept.until <= now and name not in self._expired
         }
         dropped = sorted(due, key=lambda name: due[name].until)[:limit]
         self._expired.update({name: due[name] for name in dropped})
@@ -66,11 +66,6 @@ class MemoryReceipts:
 
     def commit(self) -> None:
         """Let the others see what was done."""
-        for name, kept in self._expired.items():
-            if self._book.kept.get(name) is kept:  # else somebody has kept another one meanwhile
-                del self._book.kept[name]
-        self._book.kept.update(self._new)
-
-    def release(self) -> None:
-        """Give up the keys, at the end of the transaction."""
-        self._book.claimed -= self._claimed
+        for name in self._expired:
+            del self._kept[name]
+        self._kept.update(self._new)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from watchly_adapters.partial import Turn
 from watchly_core.errors import TargetNotFound
 from watchly_core.messages import Letter, LetterCount, Target
 
@@ -25,7 +26,7 @@ class MemoryRelayLedger:
         turn: awaits the turn of the transaction among all of them.
     """
 
-    def __init__(self, tables: RelayTables, turn: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, tables: RelayTables, turn: Turn) -> None:
         self._tables, self._turn = tables, turn
         self._read = False
         self._targets: dict[str, Target] = {}

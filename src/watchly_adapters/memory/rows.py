@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeAlias, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
-
-#: Awaits the turn of a transaction among all of them.
-Turn: TypeAlias = Callable[[], Awaitable[None]]
 
 
 class Rows(Generic[K, V]):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import NamedTuple
 
-from watchly_adapters.memory.rows import Rows, Turn
+from watchly_adapters.memory.rows import Rows
+from watchly_adapters.partial import Turn
 
 
 class Attempts(NamedTuple):

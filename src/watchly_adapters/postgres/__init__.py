@@ -85,6 +85,7 @@ class PostgresDatabase:
     """
 
     keeps: frozenset[Kept] = EVERYTHING
+    for_one_process: bool = False
 
     def __init__(  # noqa: PLR0913 - each with its name
         self,

@@ -14,6 +14,10 @@ It is asked for by ``pytest -p watchly_adapters.testing.plugin``, or by a line i
         with pytest.raises(Unavailable):
             await catalogue.add({"title": "Heat"})
 
+    def test_a_view_of_flask(blocking_catalogue):
+        heat = blocking_catalogue.add({"title": "Heat"})
+        assert make_app(blocking_catalogue).test_client().get(f"/films/{heat.id}").status_code == 200
+
 All fixtures of a test share one database, one image store, one `clock` that is moved by hand, and one
 `script`, which has calls fail and remembers them. To have something else, define a fixture of that name.
 `client` needs ``watchly[server]``; tests that await need anyio's plugin, which ``watchly[testing]`` brings,
@@ -34,7 +38,8 @@ from watchly_adapters.headers import HeaderInspector
 from watchly_adapters.memory import MemoryDatabase, MemoryImages
 from watchly_adapters.testing.clocks import HandClock
 from watchly_adapters.testing.scripts import Script
-from watchly_core import Catalogue, Gallery
+from watchly_core import Catalogue, Gallery, blocking
+from watchly_core.loops import Loop
 from watchly_core.ports import ImageInspector, ImageStore
 
 if TYPE_CHECKING:
@@ -46,6 +51,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "async_client",
+    "blocking_catalogue",
+    "blocking_gallery",
+    "blocking_loop",
     "catalogue",
     "client",
     "clock",
@@ -131,6 +139,25 @@ def gallery(
         clock=clock,
         keys=image_keys,
     )
+
+
+@pytest.fixture
+def blocking_loop() -> Iterator[Loop]:
+    """Where what is called without awaiting is run: an event loop in a thread, which ends with the test."""
+    with Loop() as loop:
+        yield loop
+
+
+@pytest.fixture
+def blocking_catalogue(blocking_loop: Loop, catalogue: Catalogue) -> blocking.Catalogue:
+    """The use cases on movies, for what waits: Flask, Django, scripts, and tests that do not await."""
+    return blocking.Catalogue(blocking_loop, catalogue)
+
+
+@pytest.fixture
+def blocking_gallery(blocking_loop: Loop, gallery: Gallery) -> blocking.Gallery:
+    """The use cases on images, likewise."""
+    return blocking.Gallery(blocking_loop, gallery)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from watchly_core.errors import Fault, Misconfigured
 if TYPE_CHECKING:
     import asyncio
 
+    from watchly_adapters.databases import Kept
     from watchly_adapters.settings import Settings
 
 
@@ -139,7 +140,28 @@ def require_postgres(settings: Settings) -> None:
     """
     refuse_memory(settings)
     if not settings.in_postgres:
-        raise Misconfigured("this command is for PostgreSQL, and DATABASE_URL names another store")
+        raise Misconfigured(
+            "this command is for PostgreSQL, and DATABASE_URL names another store;"
+            " an example: DATABASE_URL=postgresql://user:password@localhost/watchly"
+        )
+
+
+def require_kept(settings: Settings, needed: Kept) -> None:
+    """Refuse what needs more than the store keeps, before anything is asked for or done.
+
+    Raises:
+        Misconfigured: it does not keep it, or ends with the command.
+        Unavailable: nobody knows, for it does not answer.
+    """
+    from watchly_adapters.databases import WORDS
+    from watchly_http.running import traits
+
+    refuse_memory(settings)
+    if needed not in traits(settings).keeps:
+        raise Misconfigured(
+            f"this command needs a store that keeps {WORDS[needed]}, and that of DATABASE_URL does not;"
+            " an example: DATABASE_URL=postgresql://user:password@localhost/watchly"
+        )
 
 
 def refuse_memory(settings: Settings) -> None:

@@ -12,7 +12,7 @@ import click
 from watchly_core.errors import Misconfigured
 from watchly_core.passwords import MAX_PASSWORD
 from watchly_core.people import SYSTEM, Role, UserDraft, email_of
-from watchly_http.cli.console import duration, read_settings, refuse_memory, run, show
+from watchly_http.cli.console import duration, read_settings, require_kept, run, show
 
 if TYPE_CHECKING:
     from watchly_adapters.container import Container
@@ -38,6 +38,7 @@ def token(role: str, ttl: str) -> None:
       watchly token --role viewer --ttl 15m
     """
     good_for = _ttl(ttl)
+    settings = _settings()
 
     async def sign(container: Container) -> None:
         from watchly_core.clocks import utc_now
@@ -47,7 +48,7 @@ def token(role: str, ttl: str) -> None:
         now = utc_now()
         click.echo(signed(Claims(SYSTEM.name, Role(role), now, now + good_for)))
 
-    _with_people(sign)
+    _with_people(settings, sign)
 
 
 @click.group()
@@ -68,6 +69,7 @@ def add_user(email: str, role: str) -> None:
       watchly user add ada@films.example --role editor
       watchly user add ada@films.example < password.txt
     """
+    settings = _settings()
     if sys.stdin.isatty():
         email_of(email)  # nobody should type a password twice for an address that is none
     draft = UserDraft(email=email, password=_password(), role=Role(role))
@@ -75,7 +77,7 @@ def add_user(email: str, role: str) -> None:
     async def add(container: Container) -> None:
         show(await container.accounts().add(draft))
 
-    _with_people(add)
+    _with_people(settings, add)
 
 
 @click.group()
@@ -96,23 +98,28 @@ def rotate(*, at_once: bool) -> None:
       watchly keys rotate
       watchly keys rotate --at-once
     """
+    settings = _settings()
 
     async def make(container: Container) -> None:
         key = await container.signing_keys().rotate(at_once=at_once)
         show({"kid": key.kid, "signs_from": key.signs_from})
 
-    _with_people(make)
+    _with_people(settings, make)
 
 
-def _with_people(do: Callable[[Container], Awaitable[None]]) -> None:
+def _settings() -> Settings:
+    settings = read_settings()
+    require_kept(settings, "people")
+    return settings
+
+
+def _with_people(settings: Settings, do: Callable[[Container], Awaitable[None]]) -> None:
     from watchly_http.running import entered, running_database, with_secret
 
     async def with_parts(prepared: Settings) -> None:
         async with entered(prepared) as container:
             await do(container)
 
-    settings = read_settings()
-    refuse_memory(settings)
     with running_database(with_secret(settings)) as (prepared, _):
         run(with_parts(prepared))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from watchly_http.cli.console import read_settings, refuse_memory, run, run_until_told, say, show, stoppable
+from watchly_http.cli.console import read_settings, require_kept, run, run_until_told, say, show, stoppable
 
 if TYPE_CHECKING:
     import asyncio
@@ -34,7 +34,7 @@ def relay(*, retry_dead: bool) -> None:
     from watchly_http.running import running_database
 
     settings = read_settings()
-    refuse_memory(settings)
+    require_kept(settings, "relays")
     if retry_dead:
         with running_database(settings) as (prepared, _):
             say(f"messages due again: {run(_revive(prepared))}")
@@ -85,7 +85,7 @@ def add_webhook(url: str, secret: str | None, *, everything: bool) -> None:
     """
     from watchly_adapters.webhooks import refuse_private
 
-    settings = read_settings()
+    settings = _settings()
     if not settings.webhook_private:
         refuse_private(url)
 
@@ -120,7 +120,7 @@ def list_webhooks() -> None:
                 }
             )
 
-    _on_webhooks(read_settings(), show_all)
+    _on_webhooks(_settings(), show_all)
 
 
 @webhook.command(name="remove")
@@ -132,7 +132,7 @@ def remove_webhook(name: str) -> None:
     Example:
       watchly webhook remove webhook-0a1b2c3d
     """
-    _on_webhooks(read_settings(), lambda webhooks: webhooks.remove(name))
+    _on_webhooks(_settings(), lambda webhooks: webhooks.remove(name))
 
 
 def _on_webhooks(settings: Settings, do: Callable[[Webhooks], Awaitable[None]]) -> None:
@@ -142,6 +142,11 @@ def _on_webhooks(settings: Settings, do: Callable[[Webhooks], Awaitable[None]]) 
         async with entered(prepared) as container:
             await do(container.webhooks())
 
-    refuse_memory(settings)
     with running_database(settings) as (prepared, _):
         run(with_parts(prepared))
+
+
+def _settings() -> Settings:
+    settings = read_settings()
+    require_kept(settings, "relays")
+    return settings

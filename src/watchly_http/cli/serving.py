@@ -53,7 +53,7 @@ def _serve(host: str | None, port: int | None, workers: int | None, end_if_told:
     import msgspec
 
     from watchly_http import logs
-    from watchly_http.running import serving
+    from watchly_http.running import serving, traits
 
     settings = read_settings()
     settings = msgspec.structs.replace(
@@ -71,6 +71,8 @@ def _serve(host: str | None, port: int | None, workers: int | None, end_if_told:
     try:
         with ExitStack() as stack:
             prepared, keep = serving(settings, stack)
+            if prepared.is_brought and traits(prepared).for_one_process:
+                prepared = msgspec.structs.replace(prepared, workers=1)
             if prepared.in_postgres:
                 run(_look_around(prepared, own=settings.database_url is None))
             while loading.is_alive():
