@@ -47,6 +47,7 @@ from watchly_core.ports import (
     MovieQueries,
     MovieRepository,
     Publisher,
+    Transaction,
     Transactions,
 )
 from watchly_http import create_app
@@ -185,16 +186,14 @@ class ReadDatabase(PartialDatabase):
     def __init__(self, rows: Mapping[int, Movie], movies: MovieRepository, events: EventLog) -> None:
         super().__init__()
 
-        async def nothing() -> None: ...
+        async def commit(tx: Transaction) -> None: ...
 
         def make(turn: Turn) -> PartialTransaction:
             assert turn.claim("all")
             return PartialTransaction(movies, events)
 
         self.queries = ReadQueries(rows)
-        self.transactions = SerialTransactions(
-            make, begin=nothing, commit=nothing, roll_back=nothing, on_commit=self.signal.tell
-        )
+        self.transactions = SerialTransactions(make, commit=commit, on_commit=self.signal.tell)
 
 
 class ShelfSuite(ImageStoreContract[ShelfImages]):

@@ -38,7 +38,9 @@ from watchly_adapters.headers import HeaderInspector
 from watchly_adapters.memory import MemoryDatabase, MemoryImages
 from watchly_adapters.testing.clocks import HandClock
 from watchly_adapters.testing.scripts import Script
-from watchly_core import Catalogue, Gallery, blocking
+from watchly_core import Catalogue, Gallery
+from watchly_core.blocking import Catalogue as BlockingCatalogue
+from watchly_core.blocking import Gallery as BlockingGallery
 from watchly_core.loops import Loop
 from watchly_core.ports import ImageInspector, ImageStore
 
@@ -149,15 +151,15 @@ def blocking_loop() -> Iterator[Loop]:
 
 
 @pytest.fixture
-def blocking_catalogue(blocking_loop: Loop, catalogue: Catalogue) -> blocking.Catalogue:
+def blocking_catalogue(blocking_loop: Loop, catalogue: Catalogue) -> BlockingCatalogue:
     """The use cases on movies, for what waits: Flask, Django, scripts, and tests that do not await."""
-    return blocking.Catalogue(blocking_loop, catalogue)
+    return BlockingCatalogue(blocking_loop, catalogue)
 
 
 @pytest.fixture
-def blocking_gallery(blocking_loop: Loop, gallery: Gallery) -> blocking.Gallery:
+def blocking_gallery(blocking_loop: Loop, gallery: Gallery) -> BlockingGallery:
     """The use cases on images, likewise."""
-    return blocking.Gallery(blocking_loop, gallery)
+    return BlockingGallery(blocking_loop, gallery)
 
 
 @pytest.fixture
