@@ -26,6 +26,9 @@ SMOKE = [need for need in DEV if need.startswith(("httpx", "hypothesis", "pytest
 SUPPORTED = nox.project.python_versions(PYPROJECT)
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 
+#: What is shipped around the core, on libraries that leave some of their own types unknown.
+OUTER_PACKAGES = ("watchly_adapters", "watchly_http")
+
 #: What `soak` runs: the longest last.
 LONG_RUNS: tuple[tuple[str, ...], ...] = (
     ("tests.mutants",),
@@ -68,6 +71,13 @@ def install(session: nox.Session, *what: str) -> None:
     session.install("--quiet", "-c", "constraints.txt", *what)
 
 
+def beside(session: nox.Session, *commands: tuple[str, ...]) -> None:
+    """Run commands side by side, and show what each of them said when it has ended."""
+    with ThreadPoolExecutor(3) as pool:
+        for said in pool.map(lambda words: session.run(*words, silent=True), commands):
+            session.log(str(said))
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, formatting, and which way imports point, for which nothing has to be run."""
@@ -85,12 +95,10 @@ def types(session: nox.Session) -> None:
     What litestar, dependency-injector and other libraries leave unknown about themselves is theirs to say.
     """
     install(session, *DEV, ".[all,testing]")
-    python = ("--pythonpath", str(Path(session.bin, "python")))
-    session.run("mypy")
-    session.run("basedpyright", *python)
-    session.run("basedpyright", *python, "--verifytypes", "watchly_core")
-    for package in ("watchly_adapters", "watchly_http"):
-        session.run("basedpyright", *python, "--ignoreexternal", "--verifytypes", package)
+    checked = ("basedpyright", "--pythonpath", str(Path(session.bin, "python")))
+    core = (*checked, "--verifytypes", "watchly_core")
+    outer = [(*checked, "--ignoreexternal", "--verifytypes", name) for name in OUTER_PACKAGES]
+    beside(session, ("mypy",), checked, core, *outer)
 
 
 @nox.session(python=INTERPRETERS)
@@ -186,9 +194,7 @@ def short(session: nox.Session) -> None:
         ("-m", "benchmarks.cache", "--writes", "10", "--calls", "100"),
     )
     # Most of their time are loads of some seconds each, which take no longer for others that run.
-    with ThreadPoolExecutor(3) as pool:
-        for said in pool.map(lambda words: session.run("python", *words, silent=True), runs):
-            session.log(str(said))
+    beside(session, *(("python", *words) for words in runs))
 
 
 @nox.session
