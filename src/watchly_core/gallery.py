@@ -261,6 +261,7 @@ class Gallery:
         version: int | None = None,
     ) -> AsyncIterator[Image]:
         """An image that is in the store, for the block to show; if it does not, the image is discarded."""
+        await self._journey.require_current()
         async with self._spooled(content) as spool:
             image = await self._journey.inspect(spool, claimed, self._keys())
             if version is not None:

@@ -26,7 +26,15 @@ from watchly_core.image_records import discard_images
 from watchly_core.images import MAX_PIXELS, Image, ImageRecord, ImageState, require_same
 from watchly_core.movies import Movie, next_time
 from watchly_core.people import Actor
-from watchly_core.ports import Clock, ImageInspector, ImageStore, Transaction, Transactions, own
+from watchly_core.ports import (
+    Clock,
+    ImageInspector,
+    ImageStore,
+    JoinedTransactions,
+    Transaction,
+    Transactions,
+    own,
+)
 from watchly_core.spools import Spool
 from watchly_core.traces import current_trace
 
@@ -58,10 +66,20 @@ class Journey:
     ) -> None:
         # Whatever a host does with its transaction, no file is to be left of which nothing tells.
         self._transactions = own(transactions)
+        self._joined = transactions if isinstance(transactions, JoinedTransactions) else None
         self._store = store
         self._inspector = inspector
         self._clock = clock
         self._grace = grace
+
+    async def require_current(self) -> None:
+        """Refuse, before anything is read or sent, to go where the note of the image could not be seen.
+
+        Raises:
+            Unjoinable: see `ports.JoinedTransactions`.
+        """
+        if self._joined is not None:
+            await self._joined.require_current()
 
     async def inspect(self, spool: Spool, claimed: str | None, key: str) -> Image:
         """What is in a file, which has only what viewers need when this returns.

@@ -22,7 +22,6 @@ from watchly_core import Accounts, Catalogue, Gallery, MovieQuery, Role, Throttl
 from watchly_core.errors import (
     Contended,
     EmailTaken,
-    ImageNotFound,
     InvalidMovie,
     MovieNotFound,
     TooManyAttempts,
@@ -404,7 +403,12 @@ async def test_a_session_of_another_kind(orders: str, postgres: PostgresDatabase
 # Images and attempts
 
 
-def gallery_of(database: PostgresDatabase, host: Host, images: MemoryImages, keys: list[str]) -> Gallery:
+def gallery_of(
+    database: PostgresDatabase,
+    host: psycopg.AsyncConnection[object],
+    images: MemoryImages,
+    keys: list[str],
+) -> Gallery:
     def make() -> str:
         keys.append(new_key())
         return keys[-1]
@@ -455,17 +459,44 @@ async def test_a_file_whose_movie_the_host_undid_is_noted_and_swept(
     assert await images.stat(key) is None
 
 
+@pytest.mark.parametrize("level", [IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE])
 async def test_an_image_is_refused_where_the_host_cannot_see_its_note(
-    host: Host, postgres: PostgresDatabase
+    host: Host, postgres: PostgresDatabase, level: IsolationLevel
 ) -> None:
-    await host.set_isolation_level(IsolationLevel.REPEATABLE_READ)
-    gallery = gallery_of(postgres, host, MemoryImages(), [])
+    await host.set_isolation_level(level)
+    images, keys = MemoryImages(), list[str]()
+    gallery, read = gallery_of(postgres, host, images, keys), False
+
+    async def content() -> AsyncIterator[bytes]:
+        nonlocal read
+        read = True
+        yield PNG
+
     async with host.transaction():
         heat = await catalogue_of(postgres, host).add(HEAT)
-        with pytest.raises(ImageNotFound):
-            await gallery.attach(heat.id, whole(), "image/png")
+        for attaching in (
+            gallery.attach(heat.id, content(), "image/png"),
+            gallery.add({"title": "Ran"}, content(), "image/png"),
+        ):
+            with pytest.raises(
+                Unjoinable, match=f"isolation level is {level.name.lower().replace('_', ' ')}"
+            ):
+                await attaching
+        assert not read, "nothing is sent that could not be shown"
     await host.commit()
     assert await postgres.queries.get(heat.id) == heat
+    assert await titles(postgres) == [HEAT["title"]]
+    assert keys == []
+
+
+async def test_an_image_is_refused_outside_of_a_transaction_before_it_is_read(
+    orders: str, postgres: PostgresDatabase
+) -> None:
+    async with await psycopg.AsyncConnection.connect(orders, autocommit=True) as host:
+        keys = list[str]()
+        with pytest.raises(Unjoinable, match="in no transaction"):
+            await gallery_of(postgres, host, MemoryImages(), keys).add(HEAT, whole(), "image/png")
+        assert keys == []
 
 
 class Hasher:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.blocked import THREADS, BlockedDatabase
+from tests.blocked import THREADS, BlockedStore
 from tests.caches import CachedStore, through_cache
 from tests.households import Household
 from tests.houses import House
@@ -35,7 +35,8 @@ def pillow() -> Iterator[PillowInspector]:
 def store(request: pytest.FixtureRequest) -> Store:
     """An empty store of movies: the fake, or PostgreSQL.
 
-    Where its use cases are tried, tests ask for "blocking" as well: the fake, called from threads.
+    Where its use cases are tried, tests ask for "blocking" as well, or "blocking_postgres": the same, called
+    from threads.
     """
     if request.param == "memory":
         return MemoryDatabase()
@@ -44,10 +45,17 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 
 @pytest.fixture
-def blocking() -> Iterator[BlockedDatabase]:
+def blocking() -> Iterator[BlockedStore]:
     """The fake, whose use cases are called through their blocking namesakes."""
     with Loop() as loop, ThreadPoolExecutor(THREADS) as threads:
-        yield BlockedDatabase(loop, threads)
+        yield BlockedStore(MemoryDatabase(), loop, threads)
+
+
+@pytest.fixture
+def blocking_postgres(database_url: str) -> Iterator[BlockedStore]:
+    """PostgreSQL, likewise; for movies and images, which have all there is: iterators, contexts, files."""
+    with Loop() as loop, ThreadPoolExecutor(THREADS) as threads:
+        yield BlockedStore(loop.enter(PostgresDatabase(database_url)), loop, threads)
 
 
 @pytest.fixture
@@ -68,7 +76,7 @@ async def shared(valkey_server: ValkeyServer) -> AsyncIterator[CachedStore]:
 @pytest.fixture
 def one_loop(request: pytest.FixtureRequest) -> None:
     """For tests that cancel a call, or whose parts wait for them: both take place on the loop of the test."""
-    if "blocking" in request.node.callspec.params.values():
+    if {"blocking", "blocking_postgres"} & set(request.node.callspec.params.values()):
         pytest.skip("a thread waits for these calls, on another loop")
 
 
@@ -77,7 +85,7 @@ def house(request: pytest.FixtureRequest, tmp_path: Path, pillow: PillowInspecto
     """A catalogue of the fakes, or in PostgreSQL with a directory of images.
 
     Where what is read matters, tests ask for "cached" and "shared" as well: both through a cache; and for
-    "blocking" where use cases are tried.
+    "blocking", or "blocking_postgres", where use cases are tried.
     """
     base_url, secret = "https://films.example", b"secret"
     if request.param in {"memory", "shared", "blocking"}:

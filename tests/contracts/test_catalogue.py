@@ -36,7 +36,7 @@ from watchly_core.queries import Cursor, MovieQuery
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.parametrize("store", ["memory", "postgres", "blocking"], indirect=True),
+    pytest.mark.parametrize("store", ["memory", "postgres", "blocking", "blocking_postgres"], indirect=True),
 ]
 
 NOON = dt.datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=dt.UTC)

@@ -10,7 +10,7 @@ from typing import IO
 
 import msgspec
 import pytest
-from tests.blocked import READ_AHEAD, BlockedDatabase
+from tests.blocked import READ_AHEAD, BlockedStore
 from tests.houses import ADA, DOWN, INSTANT, NOON, PNG, Behind, Failing, House, chunks
 from tests.legacy import leave
 from tests.pictures import blank_png, cleaned
@@ -40,7 +40,7 @@ from watchly_core.sweeper import SweepReport
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.parametrize("house", ["memory", "postgres", "blocking"], indirect=True),
+    pytest.mark.parametrize("house", ["memory", "postgres", "blocking", "blocking_postgres"], indirect=True),
 ]
 
 
@@ -266,7 +266,7 @@ async def test_a_limit_is_kept_while_the_content_streams(house: House, *, store_
 
     with pytest.raises(ImageTooLarge):
         await gallery.attach(movie.id, endless(), "image/png")
-    most = READ_AHEAD if isinstance(house.store, BlockedDatabase) else 1_000
+    most = READ_AHEAD if isinstance(house.store, BlockedStore) else 1_000
     assert read == (most - len(PNG)) // 300 + 1
     with pytest.raises(ImageTooLarge):
         await gallery.attach(movie.id, chunks(samples.png(1_001)), "image/png")

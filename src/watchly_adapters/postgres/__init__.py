@@ -224,7 +224,8 @@ class JoinedDatabase:
 
     Raises:
         Unjoinable: whatever is used, the connection is in no transaction that has not failed, or in pipeline
-            mode, or speaks another encoding than UTF-8; nothing was written.
+            mode, or speaks another encoding than UTF-8, or is to attach an image at a stricter isolation
+            level than READ COMMITTED; nothing was written.
 
     Attributes:
         transactions: satisfies `ports.JoinedTransactions`.
@@ -261,6 +262,10 @@ class PostgresJoinedTransactions:
         """See the port."""
         async with self._joined.part() as connection:
             yield PostgresTransaction(connection)
+
+    async def require_current(self) -> None:
+        """See the port."""
+        await self._joined.require_current()
 
 
 class PostgresTransactions:

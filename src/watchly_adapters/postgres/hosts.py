@@ -32,6 +32,9 @@ T = TypeVar("T")
 
 # psycopg begins a transaction with the first statement, where it is not told otherwise.
 _BEGIN: Final = "/* hosts.begin */ SELECT 1"
+_ISOLATION: Final = "/* hosts.isolation */ SELECT current_setting('transaction_isolation')"
+#: At these a statement sees what was committed before it; PostgreSQL takes the one for the other.
+_CURRENT: Final = ("read committed", "read uncommitted")
 
 
 class Joined:
@@ -69,6 +72,17 @@ class Joined:
             except Contended as error:
                 error.joined = True
                 raise
+
+    async def require_current(self) -> None:
+        """See `ports.JoinedTransactions`."""
+        async with self.part() as connection:
+            asked = await cursor(connection, tuple_row).execute(_ISOLATION)
+            (level,) = await asked.fetchone() or ("unknown",)
+            if level not in _CURRENT:
+                raise Unjoinable(
+                    f"its isolation level is {level}, at which it does not see what it takes to attach"
+                    " an image; begin the transaction at read committed"
+                )
 
     async def read(self, read: Callable[[HostConnection], Awaitable[T]]) -> T:
         """See `pool.Reads`: it sees what the host's transaction has written."""

@@ -111,6 +111,14 @@ class JoinedTransactions(Transactions, Protocol):
         """Transactions of the same store that are no host's: for what has to last, whatever the host does."""
         ...
 
+    async def require_current(self) -> None:
+        """Refuse what stands on commits of others that come meanwhile, those of `own` among them.
+
+        Raises:
+            Unjoinable: the host's transaction sees everything as it was when it began.
+        """
+        ...
+
 
 def own(transactions: Transactions) -> Transactions:
     """Those for what has to last: the same ones, unless they are parts of a host's."""
