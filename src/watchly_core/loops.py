@@ -53,13 +53,14 @@ class Loop:
             with a second more for each 50,000 bytes of that.
 
     Raises:
+        ValueError: `timeout` is no time.
         RuntimeError: by calls in the loop's own thread, where waiting would never end; in another process
             than that of the thread; or after the end.
         Unavailable: by calls that take too long, which are cancelled, or under which the loop is closed.
     """
 
     def __init__(self, *, timeout: float = TIMEOUT) -> None:
-        self._timeout = timeout
+        self._timeout = _time(timeout)
         self._process = os.getpid()
         # The collector of garbage may free an iterator in a thread that holds this already.
         self._lock = threading.RLock()
@@ -92,7 +93,8 @@ class Loop:
                 outcome.set_exception(error)
 
         waiter = Waiter(self._loop)
-        seconds = _timeout.get() or self._timeout
+        asked = _timeout.get()
+        seconds = self._timeout if asked is None else asked
         ended = False
         # An interruption may come at any moment from here on.
         try:
@@ -103,6 +105,8 @@ class Loop:
                 waiter.abandon()
         if outcome.done():
             return outcome.result()
+        if ended and not self._closed:
+            raise Unavailable("loop", "a call was cancelled by what it called")
         if ended:
             raise Unavailable("loop", "it was closed while a call was under way")
         raise Unavailable("loop", f"a call took longer than {seconds:g} seconds, and was cancelled")
@@ -142,8 +146,12 @@ class Loop:
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Let each call of the block, and of the iterators that are used in it, take so many seconds."""
-        token = _timeout.set(seconds)
+        """Let each call of the block, and of the iterators that are used in it, take so many seconds.
+
+        Raises:
+            ValueError: that is no time.
+        """
+        token = _timeout.set(_time(seconds))
         try:
             yield
         finally:
@@ -244,6 +252,13 @@ class Loop:
         # One that is still running is being cancelled, and closes itself.
         with suppress(RuntimeError):
             self.run(items.aclose)
+
+
+def _time(seconds: float) -> float:
+    """As long as anything can be waited for at most; refuses what is no time, or none that anything takes."""
+    if not seconds > 0:
+        raise ValueError(f"a call cannot take {seconds} seconds")
+    return min(seconds, threading.TIMEOUT_MAX)
 
 
 class _Stay(AbstractContextManager[T], Generic[T]):

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg import IsolationLevel
 from psycopg.conninfo import make_conninfo
+from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, TupleRow, dict_row
 
 from watchly_adapters.headers import HeaderInspector
@@ -225,6 +226,19 @@ async def test_several_at_once_take_turns(host: Host, postgres: PostgresDatabase
     async with host.transaction():
         done = await asyncio.gather(
             *(catalogue.add({"title": "x" * (number % 2)}) for number in range(20)), return_exceptions=True
+        )
+    await host.commit()
+    assert [isinstance(one, Movie) for one in done] == [False, True] * 10
+    assert len(await titles(postgres)) == 10
+
+
+async def test_several_who_were_joined_apart_take_turns_as_well(
+    host: Host, postgres: PostgresDatabase
+) -> None:
+    async with host.transaction():
+        done = await asyncio.gather(
+            *(catalogue_of(postgres, host).add({"title": "x" * (number % 2)}) for number in range(20)),
+            return_exceptions=True,
         )
     await host.commit()
     assert [isinstance(one, Movie) for one in done] == [False, True] * 10
@@ -583,3 +597,35 @@ def test_a_synchronous_host_needs_no_event_loop_of_its_own(orders: str) -> None:
         with pytest.raises(Unjoinable):
             asyncio.run(Catalogue(joined.queries, joined.transactions).add(HEAT))
         assert host.execute("SELECT count(*) FROM movies").fetchone() == (1,)
+
+
+def test_a_synchronous_host_may_have_several_event_loops_one_after_another(orders: str) -> None:
+    database = PostgresDatabase(orders)
+    with psycopg.connect(orders) as host:
+        joined = database.joined(host)
+        catalogue = Catalogue(joined.queries, joined.transactions)
+
+        async def add(titles: list[str]) -> list[Movie]:
+            return await asyncio.gather(*(catalogue.add({"title": title}) for title in titles))
+
+        for titles in (["Heat", "Ran"], ["Alien", "Stalker"]):
+            assert [movie.title for movie in asyncio.run(add(titles))] == titles
+        host.rollback()
+
+
+def test_a_synchronous_host_may_begin_transactions_otherwise_later(orders: str) -> None:
+    database = PostgresDatabase(orders)
+    with psycopg.connect(orders, autocommit=True) as host:
+        joined = database.joined(host)
+        catalogue = Catalogue(joined.queries, joined.transactions)
+        # As Django does around each block of its own.
+        host.autocommit = False
+        host.isolation_level = IsolationLevel.SERIALIZABLE
+        asyncio.run(catalogue.add(HEAT))
+        assert host.execute("SHOW transaction_isolation").fetchone() == ("serializable",)
+        host.commit()
+        host.autocommit = True
+        # What was begun now would be committed by nobody.
+        with pytest.raises(Unjoinable):
+            asyncio.run(catalogue.add(HEAT))
+        assert host.info.transaction_status == TransactionStatus.IDLE

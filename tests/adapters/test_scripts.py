@@ -285,6 +285,14 @@ async def test_what_a_part_calls_of_itself_is_no_call() -> None:
         await catalogue.add({"title": "Heat"})
 
 
+@pytest.mark.parametrize("times", [0, -1])
+def test_less_than_one_call_cannot_fail(times: int) -> None:
+    script = Script()
+    script.on_database(MemoryDatabase())
+    with pytest.raises(ValueError, match="cannot fail"):
+        script.fail_next("movies.add", times=times)
+
+
 def test_a_name_that_no_call_has_is_told() -> None:
     script = Script()
     with pytest.raises(LookupError, match="no call is named 'put'; there are none: no part follows"):

@@ -140,6 +140,29 @@ def test_the_loops_own_thread_is_refused(loop: Loop) -> None:
         loop.call(loop.close)
 
 
+def test_a_call_that_is_cancelled_by_what_it_calls_says_so(loop: Loop) -> None:
+    async def give_up() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(Unavailable, match="was cancelled by what it called"):
+        loop.run(give_up)
+    assert loop.call(int) == 0
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
+def test_what_is_no_time_is_refused(loop: Loop, seconds: float) -> None:
+    with pytest.raises(ValueError, match="a call cannot take"), loop.within(seconds):
+        raise AssertionError
+    with pytest.raises(ValueError, match="a call cannot take"):
+        Loop(timeout=seconds)
+
+
+def test_a_loop_that_waits_for_ever_can_be_closed() -> None:
+    with Loop(timeout=float("inf")) as loop:
+        thread = loop.call(threading.current_thread)
+    assert not thread.is_alive()
+
+
 def test_a_call_after_the_end_is_refused() -> None:
     with Loop() as loop:
         pass

@@ -167,8 +167,9 @@ class PostgresDatabase:
         in transactions of this database, and histories and exports are read by it: these need it entered.
 
         Args:
-            connection: of this database's server and tables, whatever its rows, cursors and isolation are. A
-                synchronous one may be used by nobody else while a use case awaits.
+            connection: of this database's server and tables, whatever its rows, cursors and isolation are. It
+                may be used by nobody else while a use case awaits: what the host did meanwhile would be
+                undone with one that is refused. Use cases take turns on it.
         """
         return JoinedDatabase(connection, self)
 

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Self, TypeVar
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
@@ -36,19 +37,26 @@ _ISOLATION: Final = "/* hosts.isolation */ SELECT current_setting('transaction_i
 #: At these a statement sees what was committed before it; PostgreSQL takes the one for the other.
 _CURRENT: Final = ("read committed", "read uncommitted")
 
+#: The turns on a connection, and the event loop in which they are waited for.
+_turns: Final[
+    WeakKeyDictionary[
+        HostConnection | psycopg.Connection[object], tuple[asyncio.AbstractEventLoop, asyncio.Lock]
+    ]
+] = WeakKeyDictionary()
+
 
 class Joined:
-    """A host's transaction, of which parts are ours, one at a time.
+    """A host's transaction, of which parts are ours, one at a time, however many of these there are.
 
     Args:
-        connection: the host's; where it is a synchronous one, the host does nothing on it meanwhile.
+        connection: the host's, which does nothing on it meanwhile.
     """
 
     def __init__(self, connection: HostConnection | psycopg.Connection[object]) -> None:
+        self._host = connection
         self._connection: HostConnection = (
             connection if isinstance(connection, psycopg.AsyncConnection) else _Seen(connection)
         )
-        self._turn = asyncio.Lock()
 
     @asynccontextmanager
     async def part(self) -> AsyncIterator[HostConnection]:
@@ -60,8 +68,10 @@ class Joined:
             Undone: the block was undone for another reason.
             Unavailable: the connection was lost, and the host's transaction with it.
         """
-        async with self._turn:
+        async with _turn(self._host):
             connection = self._connection
+            if isinstance(connection, _Seen):
+                connection.look()
             try:
                 with translated():
                     _require_joinable(connection)
@@ -88,6 +98,15 @@ class Joined:
         """See `pool.Reads`: it sees what the host's transaction has written."""
         async with self.part() as connection:
             return await read(connection)
+
+
+def _turn(host: HostConnection | psycopg.Connection[object]) -> asyncio.Lock:
+    """The turn on a connection; a synchronous host may have an event loop for each use case."""
+    loop = asyncio.get_running_loop()
+    known = _turns.get(host)
+    if known is None or known[0] is not loop:
+        known = _turns[host] = loop, asyncio.Lock()
+    return known[1]
 
 
 def _require_joinable(connection: HostConnection) -> None:
@@ -119,7 +138,12 @@ class _Seen(psycopg.AsyncConnection[TupleRow]):
         pgconn.notice_handler, pgconn.notify_handler = handlers
         # Names that the host knows nothing of would be in the way of its own.
         self.prepare_threshold = None
-        # As the host would begin a transaction: the ways to say so ask for an event loop.
+        self._host = host
+
+    def look(self) -> None:
+        """Begin transactions as the host would at present, which may change its mind between two of them."""
+        # The ways to say so ask for an event loop.
+        host = self._host
         self._autocommit = host.autocommit
         self._isolation_level, self._read_only = host.isolation_level, host.read_only
         self._deferrable = host.deferrable

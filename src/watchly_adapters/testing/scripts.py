@@ -161,6 +161,9 @@ class Script:
     ) -> None:
         """Have the next calls of a name fail.
 
+        A use case may try once more what failed, and succeed: writes of movies do, on each error but that
+        of `Unavailable`, after which it is not known what was done. With `times` those tries fail as well.
+
         Args:
             name: of the calls, as ``movies.add``, or of all that end so, as ``add``.
             error: what they raise; by itself, that what is behind the part is `Unavailable`.
@@ -170,8 +173,11 @@ class Script:
 
         Raises:
             LookupError: no part has such a call.
+            ValueError: `times` is less than one.
         """
         self._require(name)
+        if times < 1:
+            raise ValueError(f"{times} calls cannot fail")
         self._turns.append(_Turn(name, after_commit, error, None, times))
 
     def hold_next(self, name: str, *, after_commit: bool = False) -> Hold:
