@@ -49,6 +49,7 @@ from tests.legacy import (
 
 from watchly_adapters.postgres import PostgresDatabase, migrate
 from watchly_adapters.postgres.migrate import Migration, migrations, pending
+from watchly_adapters.postgres.movies import CREATED_AT, UPDATED_AT
 from watchly_adapters.testing.stores import add_user, events_of
 from watchly_core.errors import Misconfigured, Unavailable
 from watchly_core.events import MovieAdded
@@ -957,6 +958,27 @@ REFUSED: Final[dict[str, tuple[list[LiteralString], str]]] = {
         [LEGACY, "ALTER TABLE movies ADD director text NOT NULL"],
         "director is NOT NULL and has no default",
     ),
+    "untitled": ([LEGACY, "ALTER TABLE movies ALTER title DROP NOT NULL"], "title has to be NOT NULL"),
+    "keyless": (
+        [LEGACY.replace(" PRIMARY KEY", ""), *["INSERT INTO movies (id, title) VALUES (1, 'Heat')"] * 2],
+        "the column id of the table movies has to be its primary key",
+    ),
+    "view": (
+        [
+            LEGACY.replace("movies", "films"),
+            "CREATE VIEW movies AS SELECT * FROM films",
+            "ALTER VIEW movies ALTER id SET DEFAULT nextval('films_id_seq')",
+        ],
+        "movies is a view",
+    ),
+    "partitioned": (
+        [LEGACY + "PARTITION BY RANGE (id)", "CREATE TABLE more PARTITION OF movies DEFAULT"],
+        "a table of another kind",
+    ),
+    "beside": (
+        [LEGACY, "CREATE TABLE images (id serial)", "CREATE TABLE events (id serial)"],
+        "names that Watchly takes for tables of its own are taken: events, images;",
+    ),
     "paranoid": (
         [
             LEGACY,
@@ -978,6 +1000,29 @@ async def test_what_cannot_be_adopted_is_refused_and_left_as_it_is(empty_databas
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
     assert catalogue(empty_database) == before
+
+
+async def test_every_table_that_is_made_is_looked_for_before(empty_database: str) -> None:
+    await migrate(empty_database)
+    query = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
+    made = {name for (name,) in select(empty_database, query)} - {"movies", "watchly_migrations"}
+    (first, *_) = migrations()
+    assert {name for name in made if f"'{name}'" not in first.statements.decode()} == set()
+
+
+async def test_sorting_by_times_with_a_zone_reads_an_index_wherever_a_host_is(empty_database: str) -> None:
+    make_zoned(empty_database)
+    await migrate(empty_database)
+    for order in ("", " DESC"):
+        for column, expression in (("created_at", CREATED_AT), ("updated_at", UPDATED_AT)):
+            with psycopg.connect(empty_database) as host:
+                assert host.execute("SHOW TimeZone").fetchone() == ("Asia/Tokyo",)
+                host.execute("SET enable_seqscan = off; SET enable_sort = off")
+                query = sql.SQL("EXPLAIN SELECT id FROM movies ORDER BY {}{}, id LIMIT 2").format(
+                    sql.SQL(expression), sql.SQL(order)
+                )
+                plan = str(host.execute(query).fetchall())
+            assert f"watchly_movies_{column}" in plan
 
 
 async def test_more_columns_are_left_to_whoever_has_them(empty_database: str) -> None:

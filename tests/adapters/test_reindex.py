@@ -88,6 +88,14 @@ async def test_rows_of_another_program_are_found_afterwards(
     await assert_told(postgres)
 
 
+async def test_a_row_without_a_title_holds_nobody_up(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE movies ALTER title DROP NOT NULL")
+        connection.execute("INSERT INTO movies (title) VALUES ('Heat'), (NULL), ('Ran')")
+    assert await reindex(database_url) == 2
+    assert await reindex(database_url) == 0
+
+
 async def test_nothing_is_done_in_an_empty_table(database_url: str) -> None:
     assert await reindex(database_url) == 0
 

@@ -56,7 +56,7 @@ PLAIN: Final = {"begin", "check", "commit", "listen", "rollback", "set"}
 #: What is run by commands, on connections that nobody watches (those of hosts), or before anybody does.
 BY_COMMAND: Final = (
     *("dumps.", "migrate.", "rebuild.", "reindex."),
-    *("hosts.begin", "events.load_untraced", "limits.session"),
+    *("hosts.", "events.load_untraced", "limits.session"),
 )
 #: What always travels with something that names the step.
 BESIDE: Final = {"numbering.lock", "positions.newest", "receipts.try_lock"}

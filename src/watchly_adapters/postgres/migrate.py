@@ -295,6 +295,7 @@ def _refused(what: str) -> Iterator[None]:
         yield
     except (
         psycopg.ProgrammingError,
+        psycopg.IntegrityError,
         psycopg.NotSupportedError,
         psycopg.errors.ProgramLimitExceeded,
     ) as error:

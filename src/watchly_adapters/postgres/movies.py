@@ -77,10 +77,10 @@ def _unknown(words: list[str]) -> list[str]:
 
 #: Times that no calendar of ours holds are read as none.
 CREATED_AT: Final = """
-    (CASE WHEN created_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN created_at END)
+    (CASE WHEN created_at BETWEEN '0001-01-01+00' AND '9999-12-31 23:59:59.999999+00' THEN created_at END)
 """
 UPDATED_AT: Final = """
-    (CASE WHEN updated_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN updated_at END)
+    (CASE WHEN updated_at BETWEEN '0001-01-01+00' AND '9999-12-31 23:59:59.999999+00' THEN updated_at END)
 """
 #: The columns of `Movie`, in the order of its fields.
 COLUMNS: Final = (

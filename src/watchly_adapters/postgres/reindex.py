@@ -30,10 +30,13 @@ _SET_PLANS: Final = """/* reindex.set_plans */
     SELECT set_config(setting, 'off', false)
     FROM unnest('{enable_seqscan, enable_bitmapscan, enable_hashjoin, enable_mergejoin}'::text[]) AS setting
 """
-_RANGE: Final = "/* reindex.range */ SELECT min(id), max(id) FROM movies WHERE search_version IS NULL"
+# A row without a title, as a table may have it that was adopted by an earlier version, is no movie: it waits.
+_RANGE: Final = """/* reindex.range */
+    SELECT min(id), max(id) FROM movies WHERE search_version IS NULL AND title IS NOT NULL
+"""
 _LOCK: Final = """/* reindex.lock */
     SELECT id, octet_length(title) + coalesce(octet_length(description), 0)
-    FROM movies WHERE search_version IS NULL AND id BETWEEN %s AND %s
+    FROM movies WHERE search_version IS NULL AND title IS NOT NULL AND id BETWEEN %s AND %s
     ORDER BY id LIMIT %s FOR NO KEY UPDATE SKIP LOCKED
 """
 _READ: Final = "/* reindex.read */ SELECT" + COLUMNS + "FROM movies WHERE id = ANY(%s::integer[]) ORDER BY id"

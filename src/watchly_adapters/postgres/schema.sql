@@ -21,17 +21,17 @@ CREATE INDEX watchly_movies_title ON movies (title_key, title COLLATE "C", id);
 CREATE INDEX watchly_movies_release_year ON movies (release_year, id);
 CREATE INDEX watchly_movies_release_year_down ON movies (release_year DESC, id);
 CREATE INDEX watchly_movies_created_at ON movies (
-    (CASE WHEN created_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN created_at END), id
+    (CASE WHEN created_at BETWEEN '0001-01-01+00' AND '9999-12-31 23:59:59.999999+00' THEN created_at END), id
 );
 CREATE INDEX watchly_movies_created_at_down ON movies (
-    (CASE WHEN created_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN created_at END) DESC,
+    (CASE WHEN created_at BETWEEN '0001-01-01+00' AND '9999-12-31 23:59:59.999999+00' THEN created_at END) DESC,
     id
 );
 CREATE INDEX watchly_movies_updated_at ON movies (
-    (CASE WHEN updated_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN updated_at END), id
+    (CASE WHEN updated_at BETWEEN '0001-01-01+00' AND '9999-12-31 23:59:59.999999+00' THEN updated_at END), id
 );
 CREATE INDEX watchly_movies_updated_at_down ON movies (
-    (CASE WHEN updated_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN updated_at END) DESC,
+    (CASE WHEN updated_at BETWEEN '0001-01-01+00' AND '9999-12-31 23:59:59.999999+00' THEN updated_at END) DESC,
     id
 );
 CREATE INDEX watchly_movies_genre ON movies (genre, id);

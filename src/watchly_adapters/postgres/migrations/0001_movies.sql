@@ -28,7 +28,35 @@ CREATE TABLE IF NOT EXISTS movies (
 -- A table of that name which is another one is left as it is: this fails.
 SELECT id, title, description, release_year, genre, image_url, created_at, updated_at FROM movies LIMIT 0;
 
--- So is one whose movies may lack what each has.
+-- So is what is no table of its own, whose ids name several rows, or beside which ours have no room.
+DO $$
+DECLARE
+    taken text;
+BEGIN
+    IF (SELECT relkind <> 'r' FROM pg_class WHERE oid = 'movies'::regclass) THEN
+        RAISE EXCEPTION 'movies is a view, or a table of another kind, and has to be an ordinary table';
+    END IF;
+    IF NOT EXISTS (
+        SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
+        WHERE indrelid = 'movies'::regclass AND attname = 'id' AND attnotnull
+          AND indisunique AND indisvalid AND indnkeyatts = 1 AND indpred IS NULL
+    ) THEN
+        RAISE EXCEPTION 'the column id of the table movies has to be its primary key';
+    END IF;
+    SELECT string_agg(relname, ', ' ORDER BY relname) INTO taken
+    FROM pg_class
+    WHERE relnamespace = current_schema()::regnamespace AND relname IN (
+        'images', 'events', 'trigrams', 'change_log', 'receipts', 'relay_targets', 'relay_letters',
+        'watchly_users', 'watchly_sessions', 'watchly_api_keys', 'watchly_signing_keys', 'watchly_throttles'
+    );
+    IF taken IS NOT NULL THEN
+        RAISE EXCEPTION 'names that Watchly takes for tables of its own are taken: %; rename those, or put a schema for '
+            'its own before theirs in the search_path of its role', taken;
+    END IF;
+END
+$$;
+
+-- And one whose movies lack what each has.
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM movies WHERE title IS NULL) THEN
@@ -58,6 +86,7 @@ BEGIN
         WHEN atttypid <> ALL (types)
             THEN format('%I is %s, and has to be %s', attname, format_type(atttypid, atttypmod), types[1])
         WHEN empty AND attnotnull THEN format('%I has to take NULL', attname)
+        WHEN attname = 'title' AND NOT attnotnull THEN format('%I has to be NOT NULL', attname)
         WHEN attname IN ('image', 'version', 'title_key', 'search', 'search_version')
             THEN format('%I is a name that Watchly takes for itself', attname)
         WHEN types IS NULL AND attnotnull AND NOT atthasdef AND attidentity = ''

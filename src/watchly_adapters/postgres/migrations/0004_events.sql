@@ -40,9 +40,9 @@ SELECT
         'image_url', image_url,
         'image', NULL,
         'version', version,
-        'created_at', CASE WHEN created_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999'
+        'created_at', CASE WHEN created_at BETWEEN '0001-01-01+00' AND '9999-12-31 23:59:59.999999+00'
             THEN to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') END,
-        'updated_at', CASE WHEN updated_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999'
+        'updated_at', CASE WHEN updated_at BETWEEN '0001-01-01+00' AND '9999-12-31 23:59:59.999999+00'
             THEN to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') END
     )
 FROM movies

@@ -11,17 +11,17 @@ CREATE INDEX CONCURRENTLY IF NOT EXISTS watchly_movies_release_year_down ON movi
 
 -- Times that no calendar of ours holds are NULL to those who read them.
 CREATE INDEX CONCURRENTLY IF NOT EXISTS watchly_movies_created_at ON movies (
-    (CASE WHEN created_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN created_at END), id
+    (CASE WHEN created_at BETWEEN '0001-01-01+00' AND '9999-12-31 23:59:59.999999+00' THEN created_at END), id
 );
 CREATE INDEX CONCURRENTLY IF NOT EXISTS watchly_movies_created_at_down ON movies (
-    (CASE WHEN created_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN created_at END) DESC,
+    (CASE WHEN created_at BETWEEN '0001-01-01+00' AND '9999-12-31 23:59:59.999999+00' THEN created_at END) DESC,
     id
 );
 CREATE INDEX CONCURRENTLY IF NOT EXISTS watchly_movies_updated_at ON movies (
-    (CASE WHEN updated_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN updated_at END), id
+    (CASE WHEN updated_at BETWEEN '0001-01-01+00' AND '9999-12-31 23:59:59.999999+00' THEN updated_at END), id
 );
 CREATE INDEX CONCURRENTLY IF NOT EXISTS watchly_movies_updated_at_down ON movies (
-    (CASE WHEN updated_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN updated_at END) DESC,
+    (CASE WHEN updated_at BETWEEN '0001-01-01+00' AND '9999-12-31 23:59:59.999999+00' THEN updated_at END) DESC,
     id
 );
 
