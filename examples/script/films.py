@@ -20,9 +20,9 @@ def main(path: str) -> None:
 
         with Path(path).open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
             report = movies.add_many(read_csv(lines), skip_invalid=True)
-        print(f"added {report.added}, rejected {report.rejected_total}")
         for rejection in report.rejected:
             print(f"line {rejection.line}: {'; '.join(map(str, rejection.errors))}", file=sys.stderr)
+        print(f"added {report.added}, rejected {report.rejected_total}")
 
         for found in movies.genres():
             print(f"{found.movies:5} {found.genre}")
