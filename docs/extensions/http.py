@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -37,7 +38,8 @@ def document() -> Node:
         given = {"AUTH": "on", "SECRET_KEY": "0" * 64, "WATCHLY_HOME": home}
         stores = {"DATABASE_URL": "memory:", "IMAGE_STORE_URL": "memory:"}
         app = create_app(Container(settings=read_settings({**given, **stores})))
-        # Its log goes where nobody looks.
+        # Its log goes where nobody looks, and what its client tells of the request nowhere.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()), TestClient(app) as client:
             return _node(msgspec.json.decode(client.get("/openapi.json").content))
 
