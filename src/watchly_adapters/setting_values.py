@@ -273,7 +273,7 @@ def _brought_url(text: str, kind: plugins.Kind) -> str | None:
 
 def _brought(kind: plugins.Kind) -> str:
     """What else there may be, in the words of a list."""
-    return "".join(f", or a {scheme}: URL" for scheme in plugins.schemes(kind))
+    return "".join(f", or a URL of {scheme}:" for scheme in plugins.schemes(kind))
 
 
 def broker_url(text: str) -> str | None:

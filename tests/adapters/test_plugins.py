@@ -138,6 +138,6 @@ def test_a_store_of_another_package_has_no_replica() -> None:
 
 
 def test_a_scheme_that_nobody_knows_is_told_with_those_that_somebody_does() -> None:
-    with pytest.raises(Misconfigured, match=r"or a shelf: URL; an example: IMAGE_STORE_URL=file:"):
+    with pytest.raises(Misconfigured, match=r"or a URL of shelf:; an example: IMAGE_STORE_URL=file:"):
         settings(IMAGE_STORE_URL="attic://x")
     assert "shelf" in plugins.schemes(plugins.IMAGE_STORES)
