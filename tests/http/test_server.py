@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+import structlog
 from tests.services import Program
 
 from watchly_adapters.metrics import Metrics
@@ -172,6 +173,7 @@ def keep(plan: Plan, numbers: Iterator[int]) -> None:
 
 def main() -> int:
     plan = msgspec.json.decode(sys.argv[1], type=Plan)
+    structlog.configure(logger_factory=structlog.WriteLoggerFactory())  # one write, as in `say`
     if plan.user:
         "x".encode("idna")  # loads the codec, from where this user may not read
         os.setuid(plan.user)
