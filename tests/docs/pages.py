@@ -92,12 +92,14 @@ def read(path: Path) -> Page:
     """A page, whose blocks are all fenced.
 
     Raises:
-        ValueError: one is indented instead, which says nothing of its language.
+        ValueError: one is indented instead, which hides its language, or a comment has no block after it.
     """
     given: tuple[str, ...] = ()
     blocks, comment = [], ("", "")
     for token in MarkdownIt().parse(path.read_text(encoding="utf-8")):
         line = token.map[0] + 1 if token.map else 0
+        if comment[0] and token.type != "fence":
+            raise ValueError(f"{path}:{line}: before this has to be the block of a comment")
         if token.type == "html_block" and (found := _COMMENT.match(token.content)):
             if found["kind"] == "given":
                 given = tuple(found["what"].split(", "))
@@ -151,14 +153,17 @@ def steps(page: Page, scratch: Path, python: str) -> Iterator[Step]:
 
 def _is_seen_to(block: Block) -> bool:
     """Whether what is to become of it is not done in the page's folder."""
-    return block.kind in {"part of", "by hand"} or block.language.startswith(("{", "json", "dotenv"))
+    is_known = block.language in {"json", "dotenv"} or block.language.startswith("{")
+    return block.kind in {"part of", "by hand"} or is_known
 
 
 def _commands(block: Block) -> Iterator[str]:
-    """The commands of a session, each of which is shown as the page shows it."""
-    for command in re.findall(r"^\$ .*\n(?:^> .*\n)*", block.text, flags=re.MULTILINE):
+    """The commands of a session, each shown as the page shows it; one that shows nothing has to succeed."""
+    session = re.compile(r"(^\$ .*\n(?:^> .*\n)*)((?:^(?!\$ ).*\n)*)", flags=re.MULTILINE)
+    for command, output in session.findall(block.text):
         typed = re.sub(r"^[$>] ", "", command, flags=re.MULTILINE)
-        yield f"printf '%s' {shlex.quote(command)}\n{typed}printf '\\n'"
+        judged = "" if output.strip() else "test $? = 0 || printf 'it failed'\n"
+        yield f"printf '%s' {shlex.quote(command)}\n{typed}{judged}printf '\\n'"
 
 
 def steady(text: str) -> list[str]:

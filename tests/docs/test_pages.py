@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import ItemsView, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -19,7 +20,7 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 from tests.docs.environments import make_environment
-from tests.docs.pages import COMMANDS, ROOT, Block, Page, pages, steady, steps
+from tests.docs.pages import COMMANDS, ROOT, Block, Page, pages, read, steady, steps
 from tests.services import Service, as_url, environment, wait_until
 
 from watchly_adapters.settings import read_settings
@@ -180,6 +181,30 @@ def test_a_part_of_a_file_is_as_it_is_there(block: Block) -> None:
 @pytest.mark.parametrize("block", _named(DOCUMENTS))
 def test_a_document_is_well_formed(block: Block) -> None:
     json.loads(block.text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- by hand: it takes root -->\n\nSome words.\n\n```console\n$ true\n```\n",
+        "```jsonc\n{}\n```\n",
+        "    true\n",
+    ],
+    ids=["a comment without its block", "an unknown language", "an indented block"],
+)
+def test_what_nobody_would_run_is_an_error(text: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(ValueError, match="block"):
+        list(steps(read(page)._replace(path=ROOT / "page.md"), tmp_path, sys.executable))
+
+
+def test_a_command_that_says_nothing_has_to_succeed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```console\n$ true\n$ false\n$ echo no; false\nno\n```\n")
+    (step,) = steps(read(page), tmp_path, sys.executable)
+    (shown,) = _run([step.script], {}, tmp_path, tmp_path, {"PATH": os.environ["PATH"]})
+    assert steady(shown) == ["$ true", "$ false", "it failed", "$ echo no; false", "no"]
 
 
 def test_the_two_commands_are_those_of_ci() -> None:
